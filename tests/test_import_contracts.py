@@ -17,7 +17,8 @@ PYPROJECT: Final = Path(__file__).parent.parent / "pyproject.toml"
 
 # The shape of the package, reduced to what the contracts name.
 MODULES: Final = (
-    "__init__", "cli/__init__", "demo/__init__", "app", "settings", "findings", "snapshot", "mesh", "decode", "evaluate", "regex",
+    "__init__", "cli/__init__", "demo/__init__", "app", "settings", "findings", "snapshot", "mesh", "decode",
+    "evaluate", "regex",
     "translate/__init__", "translate/access", "smi/__init__", "smi/objects", "smi/wire", "smi/schema",
     "backends/__init__", "backends/envoy/__init__", "backends/envoy/routes", "backends/gateway_api",
     "envoy_api/__init__", "delivery/__init__", "delivery/xds/__init__", "sources/__init__", "sources/directory",
