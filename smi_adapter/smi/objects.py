@@ -140,7 +140,7 @@ class TrafficTargetRule:
 
 @dataclass(frozen=True, slots=True)
 class TrafficTarget:
-    """Allows `sources` to call `destination` on `rules`. `port`: access v1alpha1/2 `destination.port`, a restriction."""
+    """Allows `sources` to call `destination` on `rules`; `port` (access v1alpha1/2 `destination.port`) restricts it."""
 
     meta: Meta
     destination: IdentitySubject
