@@ -38,7 +38,7 @@ ALLOWED: Final = {
     "smi/wire": "import pydantic\nfrom smi_adapter.smi import objects",
     "smi/schema": "import jsonschema",
     "snapshot": "from smi_adapter.smi import objects",
-    "settings": "import pydantic_settings",
+    "settings": "import pydantic",
 }
 
 VIOLATIONS: Final = {
