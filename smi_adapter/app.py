@@ -75,5 +75,3 @@ def options_of(settings: Settings, bundle: bytes = b"") -> Options:
 def backend_of(settings: Settings) -> Backend:
     """Return the selected backend; an unknown name is an error that lists the installed ones."""
     return load(settings.backend)
-
-
