@@ -21,6 +21,7 @@ _CONNECTION: Final[Mapping[str, str]] = {
     "time": "%START_TIME%",
     "source": "%DOWNSTREAM_PEER_URI_SAN%",
     "source_address": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
+    "destination_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
     "cluster": "%UPSTREAM_CLUSTER_RAW%",
     "upstream": "%UPSTREAM_HOST%",
     "upstream_identity": "%UPSTREAM_PEER_URI_SAN%",
@@ -48,7 +49,6 @@ _REQUEST: Final[Mapping[str, str]] = {
 
 _TCP: Final[Mapping[str, str]] = {
     **_CONNECTION,
-    "destination_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
     "details": "%CONNECTION_TERMINATION_DETAILS%",
     "would_be": "%DYNAMIC_METADATA(envoy.filters.network.rbac:shadow_engine_result)%",
     "tls_failure": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",

@@ -50,7 +50,7 @@ NOWHERE: Final = "nowhere"
 DEFAULT_SECRET: Final = "default"  # noqa: S105 - the name of a secret, not one
 TRUST_SECRET: Final = "ROOTCA"  # noqa: S105
 OUTBOUND_ANY: Final = "out/any"
-OUTBOUND_DENIED: Final = "out/denied"
+DENIED: Final = "denied"
 PASSTHROUGH: Final = "out/passthrough"
 
 OUTBOUND_PORT: Final = 15001

@@ -42,6 +42,11 @@ Mark: TypeAlias = tuple[str, frozenset[Grant]]
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
+
+def _none() -> Mapping[_K, _V]:
+    return MappingProxyType({})
+
+
 _NO_SERVICE: Final = Service(key=("", ""), ports=(), callers=frozenset())
 
 
@@ -49,13 +54,19 @@ _NO_SERVICE: Final = Service(key=("", ""), ports=(), callers=frozenset())
 class Index:
     """What a later render needs in order not to look at everything."""
 
-    reach: Mapping[Key, frozenset[Part]] = MappingProxyType({})  # Service: the parts that its callers need
-    named: Mapping[str, frozenset[Key]] = MappingProxyType({})  # identity: the Services that name it as a caller
-    open: frozenset[Key] = frozenset()  # the Services that anybody may call
-    proxies: Mapping[str, frozenset[Key]] = MappingProxyType({})  # identity: its workloads
-    roots: Mapping[Key, frozenset[Key]] = MappingProxyType({})  # Service: the others whose routes target it
-    marks: Mapping[tuple[Key, int], Mark] = MappingProxyType({})  # TCP port: see access.generation
-    findings: Mapping[Part, tuple[Finding, ...]] = MappingProxyType({})
+    # Service: the parts that its callers need
+    reach: Mapping[Key, frozenset[Part]] = field(default_factory=_none)
+    # identity: the Services that name it as a caller
+    named: Mapping[str, frozenset[Key]] = field(default_factory=_none)
+    # the Services that anybody may call
+    open: frozenset[Key] = frozenset()
+    # identity: its workloads
+    proxies: Mapping[str, frozenset[Key]] = field(default_factory=_none)
+    # Service: the others whose routes target it
+    roots: Mapping[Key, frozenset[Key]] = field(default_factory=_none)
+    # TCP port of a workload: see `access.generation`
+    marks: Mapping[tuple[Key, int], Mark] = field(default_factory=_none)
+    findings: Mapping[Part, tuple[Finding, ...]] = field(default_factory=_none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +288,7 @@ class _Edit:
             workload = self.new.workloads.get(key)
             if workload is None or not (workload.dial or dial_part(key) in self.before.parts):
                 continue
-            if key in workloads or any(service in self.doors for service, _ in workload.dial):
-                self._dial(workload)
+            self._dial(workload)
 
     def _dial(self, workload: Workload) -> None:
         part = dial_part(workload.key)
@@ -287,27 +297,32 @@ class _Edit:
             return
         old = self.old.workloads.get(workload.key)
         alike = frozenset(old.dial) if old is not None and old.identity == workload.identity else frozenset()
+        changed = {place for place in workload.dial if place not in alike or not self._looks_alike(workload, place[0])}
+        if not changed and len(alike) == len(workload.dial):
+            return
         known = {item.name: item for item in self.before.parts.get(part, ())}
         resources: list[Resource] = []
         found: list[Finding] = []
-        for place in workload.dial:
-            service = self.new.services.get(place[0])
-            if service is None:
+        for key, address in workload.dial:
+            service = self.new.services.get(key)
+            if service is None or not may_call(workload.identity, service):
                 continue
-            names = [outbound_name(service.key, port.number, port.protocol) for port in service.ports]
+            names = [outbound_name(key, port.number, port.protocol) for port in service.ports]
             kept = [known[name] for name in names if name in known]
-            if place in alike and (place[0] not in self.doors or self._looks_alike(workload, place[0])):
+            if (key, address) not in changed:
                 resources.extend(kept)
                 continue
             try:
-                resources.extend(self.dialer.dial_one(workload, service, place[1]))
+                resources.extend(self.dialer.allowed(service, address))
             except Exception as error:  # noqa: BLE001
                 resources.extend(kept)
-                found.extend(_failed(service.origin, service.key, error))
-        self._put(part, tuple(resources), tuple(found))
+                found.extend(_failed(service.origin, key, error))
+        self._put(part, (*self.dialer.denied(workload, self.new.services), *resources), tuple(found))
 
     def _looks_alike(self, workload: Workload, service: Key) -> bool:
-        """Tell whether a changed Service is the same as before to this workload."""
+        """Tell whether a Service is the same as before to this workload."""
+        if service not in self.doors:
+            return True
         old, new = self.old.services.get(service), self.new.services.get(service)
         if old is None or new is None or not _same(old, new, "number", "protocol") or old.origin != new.origin:
             return False
