@@ -128,7 +128,7 @@ def _sockets(service: Service, port: ServicePort) -> Fields:
     secure = upstream(port.identities, server_name(service.key))
     if port.identities and all(endpoint.identity for endpoint in port.endpoints):
         return {"transport_socket": secure}
-    mark = {"fields": {_PLAIN: {"bool_value": True}}}
+    mark = {_PLAIN: True}  # protobuf takes a dict for a Struct as its content
     return {
         "transport_socket_matches": [{"name": _PLAIN, "match": mark, "transport_socket": plain_text()}],
         "transport_socket": secure,
