@@ -100,6 +100,16 @@ def watch(connection: Connection) -> dict[str, Any]:
     return {"seen": began, "counts": counts, "connections": connection.opened}
 
 
+def until(connection: Connection, state: str, seconds: float) -> int | None:
+    """Ask until a state is seen; return when, or None if it takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if connection.state() == state:
+            return time.monotonic_ns()
+        time.sleep(GAP)
+    return None
+
+
 def main() -> None:
     """Answer `ask` (one request), and `start` at once; what was seen since is the answer of `stop`."""
     given = arguments()
@@ -114,6 +124,11 @@ def main() -> None:
                 result = watch(connection)
             case "stop":
                 answer(**result)
+            case "reconnect":
+                connection.close()
+                answer()
+            case "until":
+                answer(seen=until(connection, request["state"], request["seconds"]))
 
 
 def requests_one_by_one() -> Any:

@@ -111,7 +111,6 @@ class World:
 
     def _probed(self) -> Iterator[RawObject]:
         yield service(NAMESPACE, PROBED, self.port, {})
-        yield endpoints(NAMESPACE, PROBED, self.echo["a"], [("127.0.0.1", "")])
         for name, port in self.echo.items():
             yield from self.echo_service(f"{PROBED}-{name}", port)
         yield self.probed_split({"a": 1, "b": 0})
@@ -138,13 +137,19 @@ class World:
         }
         return _pod(NAMESPACE, name, account, {"app": account}, 0, self.proxy_address(number), annotations)
 
-    def echo_service(self, name: str, port: int) -> tuple[RawObject, RawObject]:
-        """Return a Service that leads to an echo server, and its endpoints."""
-        return service(NAMESPACE, name, self.port, {}), endpoints(NAMESPACE, name, port, [("127.0.0.1", "")])
+    def echo_service(self, name: str, port: int) -> tuple[RawObject, ...]:
+        """Return a Service that leads to an echo server: its Pod has no proxy."""
+        pod = _pod(NAMESPACE, name, "echo", {"app": name}, port, "127.0.0.1", {"smi-adapter.io/inject": "false"})
+        slices = endpoints(NAMESPACE, name, port, [("127.0.0.1", name)])
+        return service(NAMESPACE, name, self.port, {"app": name}), slices, pod
 
     def probed_split(self, weights: Mapping[str, int]) -> RawObject:
-        """Return the probed TrafficSplit with these weights."""
-        return split(NAMESPACE, PROBED, {f"{PROBED}-{name}": weight for name, weight in weights.items()})
+        """Return the probed TrafficSplit with these weights, by name of echo server."""
+        return self.split_to({f"{PROBED}-{name}": weight for name, weight in weights.items()})
+
+    def split_to(self, weights: Mapping[str, int]) -> RawObject:
+        """Return the probed TrafficSplit with these weights, by name of Service."""
+        return split(NAMESPACE, PROBED, weights)
 
 
 def service(namespace: str, name: str, port: int, selector: Mapping[str, str]) -> RawObject:
