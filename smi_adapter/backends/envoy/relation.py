@@ -39,8 +39,13 @@ class EditedRelation(Generic[L, R]):
         """Return the edited relation, or `before` itself if nothing was edited."""
         if not self._edited:
             return self._before
-        merged = {**self._before, **{left: frozenset(rights) for left, rights in self._edited.items()}}
-        return MappingProxyType({left: rights for left, rights in merged.items() if rights})
+        merged = self._before.copy() if isinstance(self._before, MappingProxyType) else dict(self._before)
+        for left, rights in self._edited.items():
+            if rights:
+                merged[left] = frozenset(rights)
+            else:
+                merged.pop(left, None)
+        return MappingProxyType(merged)
 
     def _thawed(self, left: L) -> set[R]:
         if left not in self._edited:
