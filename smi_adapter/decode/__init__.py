@@ -155,7 +155,7 @@ class _Draft:
         old = self._read(table)
         if old.get(key) == value:
             return False
-        copy = self._tables.setdefault(table, dict(old))
+        copy = self._tables.setdefault(table, old.copy() if isinstance(old, MappingProxyType) else dict(old))
         if value is None:
             del copy[key]
         else:
