@@ -378,7 +378,7 @@ _ROWS: tuple[Code, ...] = (
         "SMI0505",
         "Undecodable",
         _E,
-        "The object does not fit its schema; it is left out.",
+        "The object, or the part of it that the field names, does not fit its schema; it is left out.",
         "Correct the field that the message names.",
     ),
     Code(
