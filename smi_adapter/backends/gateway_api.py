@@ -240,7 +240,7 @@ def _is_plain(pattern: Pattern) -> bool:
 
 def _portable_path(pattern: Pattern | None) -> tuple[str, str] | None:
     """Return the path as (type, value) in the forms that all implementations agree on, or None if there is none."""
-    if pattern is None or pattern.text in {".*", "/.*", "^/.*"}:
+    if pattern in {None, Pattern("/", Anchor.START)} or pattern.text in {".*", "/.*", "^/.*"}:
         return ("PathPrefix", "/")
     if pattern.anchor is Anchor.SEARCH or (pattern.anchor is Anchor.START and not pattern.text.endswith("$")):
         return None  # open-ended: "/user" also matches "/users", which a prefix of whole segments does not
