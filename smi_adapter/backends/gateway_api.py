@@ -210,10 +210,9 @@ def _http_routes(service: Service, port: ServicePort, routes: tuple[Route, ...])
 def _http_rules(service: Service, route: Route, *, portable: bool) -> Iterator[Object]:
     """Yield a rule for every 64 matches. No targets: no backendRefs, which Gateway API answers with 500."""
     matches = [_match(match, portable=portable) for match in route.matches or (Match(),)]
-    refs = _backend_refs(service, route)
     for start in range(0, len(matches), MAX_MATCHES_PER_RULE):
-        page = {"matches": matches[start : start + MAX_MATCHES_PER_RULE]}
-        yield page | ({"backendRefs": refs} if refs else {})
+        rule = {"matches": matches[start : start + MAX_MATCHES_PER_RULE]}
+        yield rule | ({"backendRefs": _backend_refs(service, route)} if route.targets else {})
 
 
 def _match(match: Match, *, portable: bool) -> Object:

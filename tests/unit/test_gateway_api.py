@@ -269,6 +269,7 @@ def test_more_matches_than_one_route_holds_are_spread_over_several() -> None:
     assert sum(len(rule["matches"]) for item in made for rule in item["spec"]["rules"]) == 513
     assert made[-1]["spec"]["rules"][-1]["backendRefs"][0]["name"] == "web"
     assert not [text for item in made for text in violations(item)]
+    assert "&id" not in yaml.safe_dump_all(made), "printed as YAML, nothing refers to anything else"
 
 
 # ---------------------------------------------------------------------------------------- Gateway API would accept it
