@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from smi_adapter.backends import Backend, Change, Files, Manifests, Rendered, XdsConfig, installed, load
 from smi_adapter.backends.capabilities import supported
 from smi_adapter.findings import CODES, Ref
-from smi_adapter.mesh import Feature, Mesh, service_features, workload_features
+from smi_adapter.mesh import Feature, Mesh, Protocol, service_features, workload_features
 from tests.toy_backend.smi_adapter_toy_backend import BACKEND as TOY
 from tests.unit.meshes import EXAMPLES, meshes, reversed_mesh
 
@@ -99,9 +99,11 @@ def test_the_order_of_the_mesh_does_not_matter(backend: Backend, value: Mesh) ->
 
 @every_backend
 @given(value=meshes(), later=meshes())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_rendering_a_change_gives_what_rendering_everything_gives(backend: Backend, value: Mesh, later: Mesh) -> None:
-    old, new = supported(value, backend).mesh, supported(later, backend).mesh
+    # Not so for the doors of TCP ports: a mark that closes the connections of whoever lost a right has to remember
+    # who had it (docs/adr/0021), so it depends on the way that was taken.
+    old, new = (without_tcp_doors(supported(each, backend).mesh) for each in (value, later))
     rendered = backend.render(old)
     services = frozenset(k for k in {*old.services, *new.services} if old.services.get(k) != new.services.get(k))
     workloads = frozenset(k for k in {*old.workloads, *new.workloads} if old.workloads.get(k) != new.workloads.get(k))
@@ -117,6 +119,14 @@ def test_its_findings_have_known_codes_and_name_objects_of_the_mesh(backend: Bac
     for item in render(backend, value).findings:
         assert item.code in CODES
         assert item.subject in _origins(value)
+
+
+def without_tcp_doors(value: Mesh) -> Mesh:
+    workloads = {
+        key: replace(one, ports=tuple(port for port in one.ports if port.protocol is not Protocol.TCP))
+        for key, one in value.workloads.items()
+    }
+    return replace(value, workloads=MappingProxyType(workloads))
 
 
 def _origins(value: Mesh) -> set[Ref | None]:
