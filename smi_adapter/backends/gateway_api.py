@@ -4,8 +4,6 @@ Read this file if you want to write a backend; `docs/backends-howto.md` is the r
 name, the features that it has, and one pure function from the Mesh to something that the core can deliver. This one
 returns Kubernetes objects (`Manifests`). It opens no file or socket, reads no clock and keeps nothing between calls.
 
-What it can say and what not decides most of its shape:
-
 - Gateway API has routes but nothing for access, so no `ACCESS_` feature stands below. The core then takes the
   workloads out of the Mesh before we see it, and tells the user about each TrafficTarget (`capabilities.py`).
 - A route attaches to a Service (`parentRefs`, the mesh form that Gateway API calls GAMMA) and to one of its ports,
@@ -15,7 +13,7 @@ What it can say and what not decides most of its shape:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final, TypeAlias
@@ -110,8 +108,8 @@ def _what_can_be_said(service: Service, port: ServicePort) -> tuple[tuple[Route,
         if route.origin is None:
             kept.append(route)
             continue
-        later = any(before.matches for before in kept)
-        sayable, problems = _sayable(route, route.origin, port.protocol, later=later)
+        earlier = _scopes(match for before in kept for match in before.matches or ())
+        sayable, problems = _sayable(route, route.origin, port.protocol, earlier)
         findings += problems
         if sayable is not None:
             kept.append(sayable)
@@ -120,8 +118,8 @@ def _what_can_be_said(service: Service, port: ServicePort) -> tuple[tuple[Route,
     return tuple(kept), findings
 
 
-def _sayable(route: Route, origin: Ref, protocol: Protocol, *, later: bool) -> tuple[Route | None, list[Finding]]:
-    """Return what can be said of one route; `later`: another one with matches comes before it."""
+def _sayable(route: Route, origin: Ref, protocol: Protocol, earlier: set[str]) -> tuple[Route | None, list[Finding]]:
+    """Return what can be said of one route; `earlier`: where the routes before it have a say."""
     if len(route.targets) > MAX_BACKENDS:
         text = f"{len(route.targets)} backends; a route has at most {MAX_BACKENDS}. Everything goes to the root."
         return None, [finding("SMI0601", origin, "spec.backends", text)]
@@ -142,8 +140,8 @@ def _sayable(route: Route, origin: Ref, protocol: Protocol, *, later: bool) -> t
     if any(_needs_regex(match) for match in matches):
         text = "regular expressions: each implementation of Gateway API has its own dialect and order for them"
         findings.append(finding("SMI0602", origin, "spec.matches", text, severity=Severity.INFO))
-    if later:
-        text = "another split with matches comes first; Gateway API lets the more specific match win instead"
+    if any(one.startswith(two) or two.startswith(one) for two in _scopes(matches) for one in earlier):
+        text = "another split may match the same and comes first; Gateway API prefers the more specific match"
         findings.append(finding("SMI0602", origin, "spec.matches", text))
     return replace(route, matches=tuple(matches)), findings
 
@@ -161,6 +159,11 @@ def _one_method_each(matches: tuple[Match, ...]) -> Iterator[Match]:
     """Yield each match once for each of its methods: a match of Gateway API has at most one."""
     for match in matches:
         yield from (replace(match, methods=(method,)) for method in match.methods) if match.methods else (match,)
+
+
+def _scopes(matches: Iterable[Match]) -> set[str]:
+    """Return the directories in which the paths lie, as far as one can tell; "/" is everywhere."""
+    return {(_portable_path(match.path) or ("", ""))[1].rstrip("/") + "/" for match in matches}
 
 
 def _needs_regex(match: Match) -> bool:
@@ -194,13 +197,11 @@ def _http_routes(service: Service, port: ServicePort, routes: tuple[Route, ...])
     # Implementations rank regular expressions above prefixes, below them, or by length. So a port has paths of one
     # kind only: as soon as one path needs a regular expression, all are, down to the last rule's.
     portable = all(_portable_path(match.path) for route in routes for match in route.matches or ())
-    page: list[Object] = []
-    pages = [page]
+    pages: list[list[Object]] = [[]]
     for rule in (rule for route in routes for rule in _http_rules(service, route, portable=portable)):
-        if len(page) == MAX_RULES or sum(len(r["matches"]) for r in (*page, rule)) > MAX_MATCHES:
-            page = []
-            pages.append(page)
-        page.append(rule)
+        if len(pages[-1]) == MAX_RULES or sum(len(r["matches"]) for r in (*pages[-1], rule)) > MAX_MATCHES:
+            pages.append([])
+        pages[-1].append(rule)
     for number, rules in enumerate(pages):
         manifest = _manifest("HTTPRoute", service, port, origins, rules)
         manifest["metadata"]["name"] += f".{number:02}" if number else ""  # of equal age, they count by name

@@ -5,6 +5,7 @@ A backend that is added is tested here without a line of new test: it is found b
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from smi_adapter.backends import Backend, Change, Files, Manifests, Rendered, XdsConfig, installed, load
 from smi_adapter.backends.capabilities import supported
 from smi_adapter.findings import CODES, Ref
-from smi_adapter.mesh import Feature, Mesh
+from smi_adapter.mesh import Feature, Mesh, Protocol, service_features, workload_features
 from tests.toy_backend.smi_adapter_toy_backend import BACKEND as TOY
 from tests.unit.meshes import EXAMPLES, meshes, reversed_mesh
 
@@ -28,6 +29,10 @@ def _backends() -> dict[str, Backend]:
     return found
 
 
+ROOT = Path(__file__).parent.parent.parent
+CASES = sorted(
+    [*ROOT.glob("tests/golden/*/in.yaml"), *ROOT.glob("docs/examples/*/*.yaml"), ROOT / "docs/examples/shop"]
+)
 BACKENDS = _backends()
 every_backend = pytest.mark.parametrize("backend", BACKENDS.values(), ids=list(BACKENDS))
 
@@ -94,9 +99,11 @@ def test_the_order_of_the_mesh_does_not_matter(backend: Backend, value: Mesh) ->
 
 @every_backend
 @given(value=meshes(), later=meshes())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_rendering_a_change_gives_what_rendering_everything_gives(backend: Backend, value: Mesh, later: Mesh) -> None:
-    old, new = supported(value, backend).mesh, supported(later, backend).mesh
+    # Not so for the doors of TCP ports: a mark that closes the connections of whoever lost a right has to remember
+    # who had it (docs/adr/0021), so it depends on the way that was taken.
+    old, new = (without_tcp_doors(supported(each, backend).mesh) for each in (value, later))
     rendered = backend.render(old)
     services = frozenset(k for k in {*old.services, *new.services} if old.services.get(k) != new.services.get(k))
     workloads = frozenset(k for k in {*old.workloads, *new.workloads} if old.workloads.get(k) != new.workloads.get(k))
@@ -112,6 +119,14 @@ def test_its_findings_have_known_codes_and_name_objects_of_the_mesh(backend: Bac
     for item in render(backend, value).findings:
         assert item.code in CODES
         assert item.subject in _origins(value)
+
+
+def without_tcp_doors(value: Mesh) -> Mesh:
+    workloads = {
+        key: replace(one, ports=tuple(port for port in one.ports if port.protocol is not Protocol.TCP))
+        for key, one in value.workloads.items()
+    }
+    return replace(value, workloads=MappingProxyType(workloads))
 
 
 def _origins(value: Mesh) -> set[Ref | None]:
@@ -135,3 +150,31 @@ def test_a_mesh_without_services_or_without_workloads_renders(backend: Backend) 
     guarded, _, _ = EXAMPLES[Feature.ACCESS_HTTP]
     render(backend, replace(using, workloads=MappingProxyType({})))
     render(backend, replace(guarded, services=MappingProxyType({})))
+
+
+def _mesh_of(path: Path) -> Mesh:
+    """Return what is translated from files, as `smi-adapter translate --to mesh` does it."""
+    files: Any = pytest.importorskip("smi_adapter.sources.files")
+    controllers: Any = pytest.importorskip("smi_adapter.sources.controllers")
+    decode: Any = pytest.importorskip("smi_adapter.decode")
+    translate: Any = pytest.importorskip("smi_adapter.translate")
+    world = controllers.reconcile(files.read_tree(path).objects, controllers.Memory())
+    translated: Mesh = translate.translate(decode.decode(world.objects.values())).mesh
+    return translated
+
+
+@every_backend
+@pytest.mark.parametrize("case", CASES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_it_renders_what_users_write_and_every_object_that_it_cannot_serve_is_named(
+    backend: Backend, case: Path
+) -> None:
+    value = _mesh_of(case)
+    asked = [pair for one in value.services.values() for pair in service_features(one)]
+    asked += [pair for one in value.workloads.values() for pair in workload_features(one)]
+    result = supported(value, backend)
+    assert {item.subject for item in result.findings} == {
+        ref for feature, ref in asked if feature not in backend.features
+    }
+    rendered = backend.render(result.mesh)
+    assert rendered == backend.render(result.mesh)
+    assert repr(content(rendered)) == repr(content(render(backend, reversed_mesh(value))))

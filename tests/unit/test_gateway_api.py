@@ -247,13 +247,22 @@ def test_a_match_that_cannot_be_said_is_left_out_and_the_others_stay(match: Matc
     assert render(mesh(service("web", split(to(web_v2=1), match)))).objects == ()
 
 
-def test_of_two_splits_with_matches_the_second_is_told_about_the_order() -> None:
-    first = split(to(web_v1=1), Match(whole("/user")))
-    second = split(to(web_v2=1), Match(whole("/order")), origin=OTHER_SPLIT)
-    findings = render(mesh(service("web", first, second))).findings
-    assert [(item.code, item.subject, item.severity) for item in findings] == [
-        ("SMI0602", OTHER_SPLIT, Severity.WARNING)
-    ]
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (Match(whole("/user")), Match(whole("/order")), False),
+        (Match(start("/user(/.*)?$")), Match(start("/users(/.*)?$")), False),
+        (Match(start("/user(/.*)?$")), Match(start("/user/7$")), True),
+        (Match(start("/user/7$")), Match(start("/user(/.*)?$")), True),
+        (Match(start("/user")), Match(whole("/order")), True),
+        (Match(whole("/user")), Match(headers=(HeaderMatch("x-beta", whole("yes")),)), True),
+    ],
+)
+def test_of_two_splits_that_may_match_the_same_the_second_is_told(first: Match, second: Match, told: bool) -> None:
+    routes = (split(to(web_v1=1), first), split(to(web_v2=1), second, origin=OTHER_SPLIT))
+    findings = render(mesh(service("web", *routes))).findings
+    warned = [(item.code, item.subject) for item in findings if item.severity is Severity.WARNING]
+    assert warned == ([("SMI0602", OTHER_SPLIT)] if told else [])
 
 
 def test_more_matches_than_one_route_holds_are_spread_over_several() -> None:
