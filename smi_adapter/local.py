@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import json
 import logging
 import os
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +27,7 @@ from smi_adapter.delivery.xds import AdsServer, ServerTls
 from smi_adapter.findings import Finding, Ref, by_severity_then_object
 from smi_adapter.identity.ca import Authority, KeyPair
 from smi_adapter.identity.issuer import Issuer
-from smi_adapter.mesh import Key
+from smi_adapter.runfolder import STATUS_SOCKET, lock, private_folder
 from smi_adapter.settings import Settings
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
@@ -40,22 +37,7 @@ from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inher
 _log = logging.getLogger(__name__)
 
 _AUTHORITY_LIFE = 10 * 365 * 86_400.0
-_SOCKET = "status.sock"
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
-
-
-class AlreadyRunningError(RuntimeError):
-    """Another run serves this directory; the message names its process."""
-
-
-class StateFolderError(RuntimeError):
-    """The folder for a run's files cannot be used; the message says why and what to do."""
-
-
-def state_folder(source: Path) -> Path:
-    """Return where a run on that directory keeps its files: private, the same for each run on it."""
-    digest = hashlib.sha256(str(source.absolute()).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"smi-adapter-{os.getuid()}" / digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +61,8 @@ class LocalMesh:
         self._changed = asyncio.Event()
         self._failed: dict[Ref, Any] = {}
         self._said: frozenset[Finding] = frozenset()
-        _private(options.state)
-        self._lock = _lock(options.state)
+        private_folder(options.state)
+        self._lock = lock(options.state)
         trust_domain = options.settings.trust_domain
         self._own = f"spiffe://{trust_domain}{_OWN_ACCOUNT}"
         self._authority = _authority(options.state / "ca.pem", trust_domain)
@@ -108,7 +90,7 @@ class LocalMesh:
         """Run until the block ends, or until a task dies: then the block is cancelled and the error comes out."""
         try:
             self._port = await self.server.start("127.0.0.1", 0, self._tls)
-            status = await asyncio.start_unix_server(self._answer, self._options.state / _SOCKET)
+            status = await asyncio.start_unix_server(self._answer, self._options.state / STATUS_SOCKET)
             async with status, asyncio.TaskGroup() as tasks:
                 started = [tasks.create_task(task) for task in (self._follow(), self._listen(), self._rotate())]
                 yield self
@@ -117,7 +99,7 @@ class LocalMesh:
         finally:
             await self.runtime.stop()
             await self.server.stop()
-            (self._options.state / _SOCKET).unlink(missing_ok=True)
+            (self._options.state / STATUS_SOCKET).unlink(missing_ok=True)
             self._claim.close()
             self._lock.close()
 
@@ -134,7 +116,7 @@ class LocalMesh:
             return
         try:
             self.compiled = self._compiler.apply(changes)
-        except Exception:
+        except Exception:  # noqa: BLE001 - D4: our own error must not end what flows
             # What failed is tried again with the next batch; until then the last good configuration stays in force.
             self._failed = changes
             _log.exception("internal error, please report it; the last good configuration stays in force")
@@ -186,7 +168,7 @@ class LocalMesh:
     def _bootstrap(self, pod: Pod) -> Mapping[str, Any]:
         """Return the bootstrap of a pod's Envoy; its client certificate lies in files that `_rotate` replaces."""
         keys = self._keys(pod)
-        _private(keys)
+        private_folder(keys)
         _write_pair(keys, self._issuer.key_pair(self._identity(pod), time.time()))
         sds = keys.with_suffix(".json")
         sds.write_text(json.dumps(envoy_bootstrap.key_pair_file(str(keys / "tls.crt"), str(keys / "tls.key"))))
@@ -248,8 +230,20 @@ class LocalMesh:
                 }
                 for proxy in self.server.proxies()
             ],
-            "findings": [_finding_data(item, self.source.location(item.subject, item.field)) for item in self.findings()],
+            "findings": [self._finding_data(item) for item in self.findings()],
         }  # fmt: skip
+
+    def _finding_data(self, item: Finding) -> dict[str, Any]:
+        where = self.source.location(item.subject, item.field)
+        return {
+            "code": item.code,
+            "severity": item.severity.value,
+            "object": str(item.subject),
+            "field": item.field,
+            "message": item.message,
+            "hint": item.hint,
+            "where": str(where) if where else "",
+        }
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer whoever connects to the status socket with the status, once."""
@@ -273,61 +267,7 @@ def _pod_data(pod: Pod, *, ready: bool) -> dict[str, Any]:
     }
 
 
-def _finding_data(item: Finding, location: tuple[str, int] | None) -> dict[str, Any]:
-    return {
-        "code": item.code,
-        "severity": item.severity.value,
-        "object": str(item.subject),
-        "field": item.field,
-        "message": item.message,
-        "hint": item.hint,
-        "where": f"{location[0]}:{location[1]}" if location else "",
-    }
-
-
-def read_status(state: Path) -> dict[str, Any]:
-    """Ask the run that keeps its files in that folder; ConnectionError if there is none."""
-    return asyncio.run(_ask(state / _SOCKET))
-
-
-async def _ask(socket: Path) -> dict[str, Any]:
-    try:
-        reader, writer = await asyncio.open_unix_connection(socket)
-    except OSError as error:
-        raise ConnectionError(f"nobody answers at {socket}") from error
-    try:
-        answer: dict[str, Any] = json.loads(await asyncio.wait_for(reader.read(), 5.0))
-    finally:
-        writer.close()
-    return answer
-
-
 # ------------------------------------------------------------------------------------------------------------ files
-def _private(folder: Path) -> None:
-    """Make a folder that only we can enter; one of somebody else is refused."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for place in (folder, folder.parent):
-        if place.stat().st_uid != os.getuid() and place.name.startswith("smi-adapter-"):
-            raise StateFolderError(f"{place} belongs to somebody else; name another folder with --state")
-    folder.chmod(0o700)
-
-
-def _lock(folder: Path) -> Any:
-    """Hold the folder for this run; the lock goes with the process, however it ends."""
-    file = (folder / "lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise AlreadyRunningError(f"process {holder} serves this directory already; stop it first") from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
 def _authority(path: Path, trust_domain: str) -> Authority:
     """Load the CA of earlier runs, so that nobody has to be told of a new one; make it the first time."""
     if path.exists():

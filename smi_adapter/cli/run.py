@@ -10,14 +10,8 @@ import click
 
 from smi_adapter import settings
 from smi_adapter.identity.ca import AuthorityFileError
-from smi_adapter.local import (
-    AlreadyRunningError,
-    LocalMesh,
-    LocalOptions,
-    StateFolderError,
-    state_folder,
-    until_stopped,
-)
+from smi_adapter.local import LocalMesh, LocalOptions, until_stopped
+from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_folder
 from smi_adapter.sources.processes import EnvoyNotFoundError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from smi_adapter.cli import output
-from smi_adapter.local import read_status, state_folder
+from smi_adapter.runfolder import read_status, state_folder
 
 _UNREACHABLE = 3
 
