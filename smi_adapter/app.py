@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from smi_adapter import decode, translate
 from smi_adapter.backends import Backend, Change, Rendered, load
+from smi_adapter.backends.capabilities import Supported, supported
 from smi_adapter.findings import Finding, Ref, by_severity_then_object
 from smi_adapter.settings import Settings
 from smi_adapter.snapshot import EMPTY, Mode, Options, Profile, Snapshot
@@ -24,12 +25,13 @@ class Compiled:
 
     snapshot: Snapshot
     translation: Translation
+    supported: Supported
     rendered: Rendered
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what every stage has to say, each thing once, errors first."""
         decoded = (item for found in self.snapshot.problems.values() for item in found)
-        everything = {*decoded, *self.translation.findings, *self.rendered.findings}
+        everything = {*decoded, *self.translation.findings, *self.supported.findings, *self.rendered.findings}
         return tuple(sorted(everything, key=by_severity_then_object))
 
 
@@ -45,14 +47,11 @@ class Compiler:
         """Take changed objects (None: deleted) and return the new state; only what they touch is computed again."""
         before = self.current
         snapshot, changed = decode.apply(before.snapshot if before else EMPTY, changes)
-        if before is None:
-            translation = translate.translate(snapshot, self._options)
-            rendered = self._backend.render(translation.mesh)
-        else:
-            translation = translate.translate(snapshot, self._options, before.translation, changed)
-            change = Change(before.translation.mesh, before.rendered, translation.services, translation.workloads)
-            rendered = self._backend.render(translation.mesh, change)
-        self.current = Compiled(snapshot, translation, rendered)
+        translation = translate.translate(snapshot, self._options, before.translation if before else None, changed)
+        services, workloads = translation.services, translation.workloads
+        able = supported(translation.mesh, self._backend, before.supported if before else None, services, workloads)
+        change = Change(before.supported.mesh, before.rendered, services, workloads) if before else None
+        self.current = Compiled(snapshot, translation, able, self._backend.render(able.mesh, change))
         return self.current
 
 

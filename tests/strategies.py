@@ -210,7 +210,7 @@ def damaged(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     path: list[Any] = []
     node: Any = manifest
     while isinstance(node, dict | list) and node and (not path or draw(st.integers(0, 3))):
-        step = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        step = draw(st.sampled_from(sorted(node, key=repr) if isinstance(node, dict) else range(len(node))))
         path.append(step)
         node = node[step]
     changed: dict[str, Any] = _replaced(manifest, path, draw(st.one_of(st.just(_GONE), _SCALARS, hostile)))

@@ -166,8 +166,7 @@ class _Draft:
         """Take one decoded object in; S24 keeps the last good form of traffic objects that were there and are bad."""
         table, key = _TABLES.get((ref.group, ref.kind)), _key(ref)
         if table is not None:
-            bad = value is None and bool(problems) and all(item.code != "SMI0702" for item in problems)
-            if bad and table in _KEEPS_LAST_GOOD and key in self._read(table):
+            if value is None and problems and table in _KEEPS_LAST_GOOD and key in self._read(table):
                 problems = (*problems, *_kept(ref, table))
             elif self._write(table, key, value):
                 self.changed.add(ref)
@@ -277,9 +276,6 @@ def _service(ref: Ref, raw: RawObject) -> Decoded:
     if isinstance(form, Finding):
         return None, (form,)
     spec = form.spec
-    if spec.type == "ExternalName":
-        text = "a Service of type ExternalName leads outside the mesh; it is left out"
-        return None, (finding("SMI0702", ref, "spec.type", text),)
     ports: dict[tuple[int, str], ServicePort] = {}
     for index, port in enumerate(spec.ports or ()):
         protocol = port.protocol or "TCP"

@@ -377,7 +377,8 @@ def _one_of(schema: Schema) -> Check:
         if sum(_passes(branch, value) for _, branch in branches) == 1 or not _is_object(value):
             return
         if "title" in schema:
-            found.append(Problem(path, f"must be {schema['title']}", "SMI0505", "oneOf"))
+            if not any(problem.path[: len(path)] == path for problem in found):  # else that says it better
+                found.append(Problem(path, f"must be {schema['title']}", "SMI0505", "oneOf"))
             return
         begun = max((required for required, _ in branches), key=lambda one: sum(name in value for name in one))
         before = len(found)

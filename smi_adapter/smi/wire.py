@@ -400,7 +400,7 @@ _GRANTS = frozenset({"rules", "specs", "sources"})
 
 
 def _target_survives(problem: Problem, raw: Raw) -> bool:
-    """Tell what a target outlives: no rules or sources (T9) and kinds not known (T16), which grant nothing as they are."""
+    """Tell what a target outlives: no rules or sources (T9), and kinds not known (T16). They grant nothing."""
     path = problem.path[1:] if problem.path[:1] == ("spec",) else problem.path
     if len(path) == 1 and path[0] in _GRANTS:
         return problem.keyword in {"required", "minItems"}

@@ -155,8 +155,8 @@ def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[K
     addresses = memory.addresses.assign(_uses(pods.values(), services))
     reached: dict[Ref, _Reached] = {}
     for ref, pod in sorted(pods.items()):
-        if not addresses.text((pod.key, "proxy")):
-            text = f"the network {addresses.network} has no address left for it; it is left out"
+        if not all(addresses.text(use) for use in _uses((pod,), services)):
+            text = f"the network {addresses.network} has too few addresses for it; it is left out"
             findings.append(finding("SMI0206", ref, "", text))
             world.pop(ref, None)
             continue

@@ -151,7 +151,8 @@ def _compose(text: str) -> Iterator[yaml.Node]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = ": ".join(part for part in (error.context, error.problem) if part)
-        raise YamlError(reason or "it is no YAML", mark.line + 1 if mark else 1) from None
+        last = text.rstrip().count("\n")  # what is missing at the end is missed on the line after it
+        raise YamlError(reason or "it is no YAML", min(mark.line, last) + 1 if mark else 1) from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise YamlError(str(error).partition("\n")[0][:200], 1) from None
     except RecursionError:
