@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from smi_adapter.findings import Finding, Ref, finding
+from smi_adapter.overlay import GONE, edited
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -70,45 +71,40 @@ class Members(Generic[K]):
 
 
 class Draft(Generic[K, V]):
-    """A mapping that is copied at its first change, so that the translation it came from stays as it was."""
+    """A mapping with edits on top, so that the translation it came from stays as it was."""
 
-    __slots__ = ("_changed", "_grown", "_values")
+    __slots__ = ("_base", "_edits", "_grown")
 
     def __init__(self, base: Mapping[K, V]) -> None:
-        self._values: Any = base
-        self._changed = False
+        self._base = base
+        self._edits: dict[K, V] = {}
         self._grown = False
 
     def get(self, key: K, /) -> V | None:
         """Return the entry, or None."""
-        found: V | None = self._values.get(key)
-        return found
+        if key in self._edits:
+            found = self._edits[key]
+            return None if found is GONE else found
+        return self._base.get(key)
 
     def put(self, key: K, value: V) -> None:
         """Set an entry."""
-        self._own()
-        self._grown = self._grown or key not in self._values
-        self._values[key] = value
+        self._grown = self._grown or key not in self._base
+        self._edits[key] = value
 
     def drop(self, key: K) -> None:
         """Remove an entry, if it is there."""
-        if key in self._values:
-            self._own()
-            del self._values[key]
+        if key in self._base:
+            self._edits[key] = GONE
+        else:
+            self._edits.pop(key, None)
 
     def frozen(self, *, ordered: bool = False) -> Mapping[K, V]:
         """Return the result, read-only; `ordered`: by key, so that equal content is also walked equally."""
-        if not self._changed:
-            base: Mapping[K, V] = self._values
-            return base
+        result = edited(self._base, self._edits)
         if ordered and self._grown:
-            return MappingProxyType(dict(sorted(self._values.items())))
-        return MappingProxyType(self._values)
-
-    def _own(self) -> None:
-        if not self._changed:
-            self._values = self._values.copy()
-            self._changed = True
+            return MappingProxyType(dict(sorted(result.items())))
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +122,11 @@ class Step:
     subject: Callable[[Any], Ref]
 
 
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
 def _empty() -> Mapping[Any, Any]:
-    return MappingProxyType({})
+    return _EMPTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +145,9 @@ class Run:
     def __init__(self, steps: tuple[Step, ...], state: State) -> None:
         self._state = state
         self._steps = steps
-        self.parts = {step.name: Draft[Any, Any](state.parts.get(step.name, _empty())) for step in steps}
-        self._findings = {step.name: Draft[Any, Any](state.findings.get(step.name, _empty())) for step in steps}
-        self._reads = {step.name: Draft[Any, Any](state.reads.get(step.name, _empty())) for step in steps}
+        self.parts = _drafts(steps, state.parts)
+        self._findings = _drafts(steps, state.findings)
+        self._reads = _drafts(steps, state.reads)
         self._due: defaultdict[str, set[Any]] = defaultdict(set)
         self._gained: defaultdict[Token, set[Node]] = defaultdict(set)
         self._lost: defaultdict[Token, set[Node]] = defaultdict(set)
@@ -223,6 +222,10 @@ class Run:
             reads={name: draft.frozen() for name, draft in self._reads.items()},
             readers=regrouped(self._state.readers, self._gained, self._lost),
         )
+
+
+def _drafts(steps: tuple[Step, ...], tables: Mapping[str, Mapping[Any, Any]]) -> dict[str, Draft[Any, Any]]:
+    return {step.name: Draft(tables.get(step.name, _EMPTY)) for step in steps}
 
 
 def regrouped(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from types import MappingProxyType
 from typing import Generic, TypeVar
+
+from smi_adapter.overlay import edited
 
 L = TypeVar("L")
 R = TypeVar("R")
@@ -36,16 +37,8 @@ class EditedRelation(Generic[L, R]):
             self._thawed(left).add(right)
 
     def finish(self) -> Mapping[L, frozenset[R]]:
-        """Return the edited relation, or `before` itself if nothing was edited."""
-        if not self._edited:
-            return self._before
-        merged = self._before.copy() if isinstance(self._before, MappingProxyType) else dict(self._before)
-        for left, rights in self._edited.items():
-            if rights:
-                merged[left] = frozenset(rights)
-            else:
-                merged.pop(left, None)
-        return MappingProxyType(merged)
+        """Return the edited relation, or `before` itself if nothing was edited; who lost all may keep an empty set."""
+        return edited(self._before, {left: frozenset(rights) for left, rights in self._edited.items()})
 
     def _thawed(self, left: L) -> set[R]:
         if left not in self._edited:

@@ -37,6 +37,7 @@ from smi_adapter.backends.envoy.names import (
 from smi_adapter.backends.envoy.relation import EditedRelation
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
 from smi_adapter.mesh import InboundPort, Key, Mesh, Protocol, Route, Service, WeightedTarget, Workload
+from smi_adapter.overlay import GONE, edited
 
 Mark: TypeAlias = tuple[str, frozenset[Grant]]
 
@@ -137,7 +138,7 @@ class _Edit:
             index=Index(
                 reach=_edited(index.reach, self.reach),
                 named=self.named.finish(),
-                open=frozenset(self.open),
+                open=index.open if self.open == index.open else frozenset(self.open),
                 proxies=self.proxies.finish(),
                 roots=self.roots.finish(),
                 marks=_edited(index.marks, self.marks),
@@ -411,15 +412,8 @@ def _kept(old: Resource | None, new: Resource) -> Resource:
 
 def _edited(before: Mapping[_K, _V], edits: Mapping[_K, _V | None]) -> Mapping[_K, _V]:
     """Return the mapping with these entries replaced, or removed where None; itself if there are no edits."""
-    if not edits:
-        return before
-    merged: dict[_K, _V] = before | {} if isinstance(before, MappingProxyType) else dict(before)
-    for key, value in edits.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = value
-    return MappingProxyType(merged)
+    changes: dict[_K, _V] = {key: GONE if value is None else value for key, value in edits.items()}
+    return edited(before, changes)
 
 
 def _same(old: Service, new: Service, *fields: str) -> bool:
