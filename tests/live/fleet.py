@@ -92,7 +92,7 @@ class Fleet:
         await envoy.ready()
         return envoy
 
-    def client_tls(self, identity: str) -> Any:
+    def client_tls(self, identity: str, issuer: Issuer | None = None) -> Any:
         """Return a TLS context of a client that has that identity but no proxy; one without a certificate for ""."""
         import ssl  # noqa: PLC0415
         import tempfile  # noqa: PLC0415
@@ -101,7 +101,7 @@ class Fleet:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         if identity:
-            pair = self.issuer.key_pair(identity, time.time())
+            pair = (issuer or self.issuer).key_pair(identity, time.time())
             with tempfile.NamedTemporaryFile() as file:
                 file.write(pair.certificate + pair.private_key)
                 file.flush()
