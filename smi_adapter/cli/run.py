@@ -43,6 +43,7 @@ def run(
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     try:
         chosen = settings.read({"profile": profile, "mode": mode, "certificate_seconds": certificate_seconds}, config)
         if chosen.backend != "envoy":
