@@ -91,6 +91,8 @@ class Controller:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self._meter.streams} of {streams} streams; NACKs: {self._meter.nacks[:3]}")
             await asyncio.sleep(0.02)
+        gc.collect()
+        gc.freeze()  # as the product does after its first sync
         return self._counted()
 
     async def flips(self, count: int, gap: float, streams: int = 1, acknowledged: bool = True) -> Message:
