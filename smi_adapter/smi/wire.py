@@ -115,8 +115,11 @@ _MILD = frozenset(code for code in _LATER if CODES[code].severity is not Severit
 
 
 def _told(found: Sequence[Problem], subject: Ref) -> tuple[Finding, ...]:
-    """Turn problems into findings; of very many only the first ones, and their number."""
-    told = [finding(problem.code, subject, problem.field, problem.message) for problem in found[: schema.MANY]]
+    """Turn problems into findings, all errors; of very many only the first ones, and their number."""
+    told = [
+        finding("SMI0505" if problem.code in _MILD else problem.code, subject, problem.field, problem.message)
+        for problem in found[: schema.MANY]
+    ]
     if len(found) > schema.MANY:
         told.append(finding("SMI0505", subject, "", f"has {len(found) - schema.MANY} more problems like these"))
     return tuple(told)
