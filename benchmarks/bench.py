@@ -44,7 +44,7 @@ class Plan:
     def of(cls, *, quick: bool) -> Plan:
         """Return the plan of a quick or a full run."""
         if quick:
-            return cls(True, 2, 40, 0.05, 10, 40, 1000, 100, 5000)
+            return cls(True, 3, 30, 0.05, 10, 40, 1000, 100, 1000)
         return cls(False, 3, 100, 0.05, 40, 40, 1000, 100, 5000)
 
 

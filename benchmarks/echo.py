@@ -33,8 +33,8 @@ async def main() -> None:
     given = arguments()
     loop = asyncio.get_running_loop()
 
-    async def listen(name: str, address: str = "127.0.0.1") -> Message:
-        server = await loop.create_server(lambda: _Echo(name), address, 0, backlog=512)
+    async def listen(name: str, address: str = "127.0.0.1", port: int = 0) -> Message:
+        server = await loop.create_server(lambda: _Echo(name), address, port, backlog=512)
         return {"port": server.sockets[0].getsockname()[1]}
 
     for name in given.get("names", ()):

@@ -124,6 +124,8 @@ def main() -> None:
                 result = watch(connection)
             case "stop":
                 answer(**result)
+            case "opened":
+                answer(connections=connection.opened)
             case "reconnect":
                 connection.close()
                 answer()
