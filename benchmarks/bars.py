@@ -86,10 +86,12 @@ def report(bars: Iterable[Bar], **about: Any) -> dict[str, Any]:
     return {**about, "bars": [bar.as_json() for bar in bars]}
 
 
-def rounded(number: float) -> float:
-    """Return the number with four significant digits; infinity stays (a control that never got there)."""
-    if number == 0 or not math.isfinite(number):
-        return number
+def rounded(number: float) -> float | None:
+    """Return the number with four significant digits; None, which JSON knows, for what never came to be."""
+    if not math.isfinite(number):
+        return None
+    if number == 0:
+        return 0
     return round(number, max(0, 3 - math.floor(math.log10(abs(number)))))
 
 
