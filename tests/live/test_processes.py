@@ -104,7 +104,7 @@ class Run:
 
     async def until(self, what: Callable[[], Any]) -> Any:
         async with asyncio.timeout(PATIENCE):
-            while not (found := what()):
+            while not (found := what()):  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.02)
         return found
 
@@ -252,7 +252,7 @@ async def test_a_command_that_does_not_run_is_named_and_its_neighbours_live(
 
 
 async def test_a_taken_port_is_named_with_who_holds_it_and_used_once_it_is_free(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
+    holder = subprocess.Popen(  # noqa: ASYNC220 - starts at once
         [sys.executable, "-c", f"import socket; s = socket.create_server(('', {APP})); print(flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
