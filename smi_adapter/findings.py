@@ -316,6 +316,14 @@ _ROWS: tuple[Code, ...] = (
         "T1",
     ),
     Code(
+        "SMI0310",
+        "NotEnforced",
+        _I,
+        "Access is not enforced in a namespace: its mode is audit or permissive.",
+        "Set the access mode to enforce when every caller that you want has its TrafficTarget.",
+        "T1",
+    ),
+    Code(
         "SMI0401",
         "BindingNotFound",
         _W,
@@ -378,7 +386,7 @@ _ROWS: tuple[Code, ...] = (
         "SMI0505",
         "Undecodable",
         _E,
-        "The object does not fit its schema; it is left out.",
+        "The object, or the part of it that the field names, does not fit its schema; it is left out.",
         "Correct the field that the message names.",
     ),
     Code(

@@ -253,18 +253,19 @@ def service_features(service: Service) -> Iterator[tuple[Feature, Ref]]:
                 }[port.protocol],
                 route.origin,
             )
-            for feature in _match_features(route.matches or ()):
-                yield feature, route.origin
+            for match in route.matches or ():
+                for feature in match_features(match):
+                    yield feature, route.origin
 
 
-def _match_features(matches: tuple[Match, ...]) -> Iterator[Feature]:
-    for match in matches:
-        if match.path is not None:
-            yield Feature.MATCH_PATH
-        if match.methods:
-            yield Feature.MATCH_METHOD
-        if match.headers:
-            yield Feature.MATCH_HEADER
+def match_features(match: Match) -> Iterator[Feature]:
+    """Yield each Feature that one match of a route uses."""
+    if match.path is not None:
+        yield Feature.MATCH_PATH
+    if match.methods:
+        yield Feature.MATCH_METHOD
+    if match.headers:
+        yield Feature.MATCH_HEADER
 
 
 def workload_features(workload: Workload) -> Iterator[tuple[Feature, Ref]]:

@@ -35,10 +35,10 @@ class Resource:
 
     type_url: str
     name: str
-    body: bytes
+    body: bytes = field(repr=False)  # may be a secret
     version: str
     origins: tuple[Ref, ...] = ()
-    closed: bytes | None = None
+    closed: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,10 @@ Key: TypeAlias = tuple[str, str]
 """(namespace, name)"""
 
 
+NO_PORT = (0,)
+"""The `ports` of a route that means no port; also its wire form, which no reader can take for every port."""
+
+
 def _empty() -> Mapping[str, str]:
     return MappingProxyType({})
 
@@ -61,7 +65,7 @@ class TrafficSplit:
     service: str
     backends: tuple[SplitBackend, ...]
     matches: tuple[str, ...] = ()
-    unknown_matches: tuple[str, ...] = ()  # references of a kind that is not HTTPRouteGroup: they match nothing
+    unknown_matches: tuple[str, ...] = ()  # references of another kind, as `Kind/name`: they match nothing
 
     @property
     def ref(self) -> Ref:
@@ -94,11 +98,20 @@ class HTTPRouteGroup:
 
 @dataclass(frozen=True, slots=True)
 class TCPRoute:
-    """A set of TCP ports; empty means every TCP port (R9). `name` is the optional match name."""
+    """A set of TCP ports; empty means every TCP port (R9). `match_name` is the optional name of the match.
+
+    Where ports were written, but none of them was usable (R11), `ports` is `NO_PORT`: the route means no port then,
+    and nobody can take it for every port.
+    """
 
     meta: Meta
     ports: tuple[int, ...] = ()
     match_name: str = ""
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the route means no port at all."""
+        return self.ports == NO_PORT
 
     @property
     def ref(self) -> Ref:
@@ -108,11 +121,16 @@ class TCPRoute:
 
 @dataclass(frozen=True, slots=True)
 class UDPRoute:
-    """A set of UDP ports; empty means every UDP port (R9)."""
+    """A set of UDP ports; empty means every UDP port (R9), `NO_PORT` none, as in TCPRoute."""
 
     meta: Meta
     ports: tuple[int, ...] = ()
     match_name: str = ""
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the route means no port at all."""
+        return self.ports == NO_PORT
 
     @property
     def ref(self) -> Ref:
@@ -122,11 +140,16 @@ class UDPRoute:
 
 @dataclass(frozen=True, slots=True)
 class IdentitySubject:
-    """Who: a ServiceAccount or an IdentityBinding. `namespace` "" means the target's own (T10)."""
+    """Who: a ServiceAccount or an IdentityBinding. `namespace` "" means the target's own (T10).
+
+    `group` is the API group as written. One that does not fit the kind makes `kind` another one (`Kind.group`), which
+    is unknown and so names nobody (B5, T16): nothing has to look at `group` to be safe.
+    """
 
     kind: str
     name: str
     namespace: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +163,7 @@ class TrafficTargetRule:
 
 @dataclass(frozen=True, slots=True)
 class TrafficTarget:
-    """Allows `sources` to call `destination` on `rules`. `port`: access v1alpha1/2 `destination.port`, a restriction."""
+    """Allows `sources` to call `destination` on `rules`. `port`: v1alpha1/2 `destination.port`, a restriction."""
 
     meta: Meta
     destination: IdentitySubject

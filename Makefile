@@ -1,0 +1,51 @@
+# One file of commands for contributors and for CI. It needs make, Python 3.11 or newer and a package index;
+# everything else goes into .venv, by the hashes of requirements/dev.lock. `make help` lists the targets.
+#
+#   make demo ARGS=--check      make test ARGS="tests/unit -k weights"      make bench ARGS="--quick --json"
+#   make test PYTHON=python3.13 builds .venv with that interpreter
+
+# Left empty, tools/make-venv looks for one that is new enough. PYTHON=... insists on one.
+PYTHON ?=
+ARGS ?=
+# Two workers: what the smallest machine has. Every test file stays in one worker, and its Envoys with it.
+WORKERS ?= 2
+
+BIN := .venv/bin
+# The stamp's name is made from what was installed, so the second run has nothing to do whatever git did to the
+# times of files, and a changed lock file leads to a new installation.
+STAMP := .venv/installed-$(shell cat requirements/dev.lock pyproject.toml tools/make-venv | cksum | tr -s ' ' '-')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench lock clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP):
+	@PYTHON="$(PYTHON)" tools/make-venv "$@"
+
+demo: $(STAMP) ## the bookstore on real Envoys, without a cluster (ARGS=--check: without a terminal)
+	@$(BIN)/smi-adapter demo $(ARGS)
+
+test: $(STAMP) ## the test suite, real Envoys included (ARGS: passed to pytest)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## the benchmarks with their controls (ARGS="--quick --json")
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: ## resolve requirements/*.lock anew from pyproject.toml
+	@PYTHON="$(PYTHON)" tools/lock
+
+clean: ## remove .venv and everything else that can be made again
+	rm -rf .venv .venv-lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

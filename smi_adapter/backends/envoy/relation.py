@@ -1,0 +1,48 @@
+"""A many-to-many relation that is edited a little at a time: the index that makes a small change cheap.
+
+The rendered config keeps relations such as "which Services name this identity as a caller" as read-only mappings to
+frozen sets. An `EditedRelation` copies only the sets that a change touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+L = TypeVar("L")
+R = TypeVar("R")
+
+
+class EditedRelation(Generic[L, R]):
+    """The relation `before`, with additions and removals on top."""
+
+    def __init__(self, before: Mapping[L, frozenset[R]]) -> None:
+        self._before = before
+        self._edited: dict[L, set[R]] = {}
+
+    def of(self, left: L) -> AbstractSet[R]:
+        """Return all that `left` is related to."""
+        edited = self._edited.get(left)
+        return self._before.get(left, frozenset()) if edited is None else edited
+
+    def replace(self, right: R, before: Iterable[L], after: Iterable[L]) -> None:
+        """Relate `right` to all of `after` instead of all of `before`."""
+        old, new = frozenset(before), frozenset(after)
+        for left in old - new:
+            self._thawed(left).discard(right)
+        for left in new - old:
+            self._thawed(left).add(right)
+
+    def finish(self) -> Mapping[L, frozenset[R]]:
+        """Return the edited relation, or `before` itself if nothing was edited."""
+        if not self._edited:
+            return self._before
+        merged = {**self._before, **{left: frozenset(rights) for left, rights in self._edited.items()}}
+        return MappingProxyType({left: rights for left, rights in merged.items() if rights})
+
+    def _thawed(self, left: L) -> set[R]:
+        if left not in self._edited:
+            self._edited[left] = set(self._before.get(left, frozenset()))
+        return self._edited[left]

@@ -1,0 +1,80 @@
+"""The command line: click commands, a module for each group, without logic of their own.
+
+Commands are imported when they are called, so that `smi-adapter --help` answers at once. Exit codes: 0 fine,
+1 findings, failed checks or differences, 2 usage, 3 unreachable, 4 timed out, 130 on ^C. Data goes to stdout,
+everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from smi_adapter import __version__
+
+_COMMANDS = {
+    "analyze": "smi_adapter.cli.offline:analyze",
+    "backends": "smi_adapter.cli.offline:backends",
+    "demo": "smi_adapter.cli.demo:demo",
+    "explain": "smi_adapter.cli.offline:explain",
+    "run": "smi_adapter.cli.run:run",
+    "status": "smi_adapter.cli.status:status",
+    "translate": "smi_adapter.cli.offline:translate",
+}
+_ABOUT = {
+    "analyze": "Lint SMI and Kubernetes files: what is wrong, where, and what to do.",
+    "backends": "List the installed backends and what each can do.",
+    "demo": "Run the bookstore on real Envoys, without a cluster.",
+    "explain": "Say what happens to one request, and why.",
+    "run": "Serve a directory of YAML with real Envoys, without a cluster.",
+    "status": "Show what a running `smi-adapter run` does: proxies, versions, findings.",
+    "translate": "Print any stage of the translation, offline.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        del ctx
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return it."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any of them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_ABOUT.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Try `smi-adapter demo`, then `smi-adapter explain -f examples/bookstore --help`.",
+)
+@click.version_option(__version__, "--version", prog_name="smi-adapter")
+def main() -> None:
+    """Make the Service Mesh Interface (SMI) work: TrafficSplit, TrafficTarget and friends on real proxies."""
+
+
+def entry() -> None:
+    """Run the command line; ^C ends with 130, as shells expect."""
+    try:
+        code = main.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,79 @@
+"""How answers look: aligned tables, colour on a terminal only, JSON that is data and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from smi_adapter.findings import Finding, Severity
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+
+
+def coloured() -> bool:
+    """Tell whether stdout is a terminal that wants colour (https://no-color.org)."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def paint(text: str, colour: str) -> str:
+    """Return the text in a colour, or as it is where colour is not wanted."""
+    return click.style(text, fg=colour) if coloured() else text
+
+
+def severity(value: Severity) -> str:
+    """Return a severity in its colour."""
+    return paint(value.value, _COLOURS[value])
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows in columns two spaces apart, as kubectl prints them; the last column is not padded."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(click.unstyle(line[column])) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell if column == len(line) - 1 else cell + " " * (widths[column] - len(click.unstyle(cell)))
+            for column, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def as_json(value: Any) -> str:
+    """Return a value as indented JSON."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def finding_data(item: Finding, location: tuple[str, int] | None = None) -> dict[str, Any]:
+    """Return a finding as plain data; `file` and `line` only where the object came from a file."""
+    data: dict[str, Any] = {
+        "code": item.code,
+        "name": item.name,
+        "severity": item.severity.value,
+        "kind": item.subject.kind,
+        "namespace": item.subject.namespace,
+        "object": item.subject.name,
+        "field": item.field,
+        "message": item.message,
+        "hint": item.hint,
+    }
+    if location is not None:
+        data |= {"file": location[0], "line": location[1]}
+    return data
+
+
+def printable(text: str) -> str:
+    """Return user text with control characters escaped, so that no object can write to a terminal or a log line."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def finding_text(item: Finding, location: tuple[str, int] | None = None) -> str:
+    """Return a finding in three short lines: where and what, then the next step."""
+    where = f"{location[0]}:{location[1]}: " if location else ""
+    head = f"{where}{severity(item.severity)} {item.code} {item.name}: {item.subject}"
+    field = f" {item.field}" if item.field else ""
+    return f"{head}{printable(field)}\n  {printable(item.message)}\n  -> {printable(item.hint)}"

@@ -1,0 +1,40 @@
+"""An XdsConfig in words: what `translate --to envoy` prints and what golden files hold.
+
+Slow and readable; the bytes that proxies get come from `chunks.py` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import json_format
+
+from smi_adapter import envoy_api
+from smi_adapter.backends import Resource, XdsConfig
+
+
+def message(resource: Resource) -> dict[str, Any]:
+    """Return the resource's message as plain data, fields named as in Envoy's documentation."""
+    content = envoy_api.message(resource.type_url.removeprefix(envoy_api.TYPE_URL_PREFIX)).FromString(resource.body)
+    plain: dict[str, Any] = json_format.MessageToDict(
+        content, preserving_proto_field_name=True, descriptor_pool=envoy_api.pool()
+    )
+    return plain
+
+
+def readable(config: XdsConfig) -> Iterator[dict[str, Any]]:
+    """Yield one document for each part, sorted: who sees it, and its resources by type and name."""
+    viewers: dict[tuple[str, str, str], list[str]] = {}
+    for workload, parts in config.scopes.items():
+        for part in parts:
+            viewers.setdefault(part, []).append("/".join(workload))
+    for part, resources in sorted(config.parts.items()):
+        yield {
+            "part": "/".join(filter(None, part)),
+            "seen_by": sorted(viewers.get(part, ())),
+            "resources": [
+                {"type": resource.type_url.rpartition(".")[2], "name": resource.name, "message": message(resource)}
+                for resource in sorted(resources, key=lambda item: (item.type_url, item.name))
+            ],
+        }

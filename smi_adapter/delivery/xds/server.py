@@ -1,0 +1,453 @@
+"""The gRPC side of delta ADS: who may connect, and one reader and one writer for each stream.
+
+Everything runs on one event loop; `publish` is synchronous and costs, for each connected proxy, a few look-ups and the
+names that changed for it. Who a proxy is comes from its client certificate alone: `node.id` only says which workload
+of that identity it is, and a wrong one ends the stream (security.md, X3). What a stream may see, and when it gets it,
+is decided in `catalogue.py` and `stream.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from smi_adapter import envoy_api
+from smi_adapter.backends import Part, Resource, XdsConfig
+from smi_adapter.delivery.xds import status
+from smi_adapter.delivery.xds.admission import Admission
+from smi_adapter.delivery.xds.catalogue import Catalogue, Changed, View
+from smi_adapter.delivery.xds.status import ProxyStatus, TypeStatus
+from smi_adapter.delivery.xds.stream import Answer, OverLimitError, Pace, Refusal, Stream
+from smi_adapter.delivery.xds.types import short
+from smi_adapter.findings import Finding, by_severity_then_object
+from smi_adapter.mesh import Key
+
+Secrets: TypeAlias = Callable[[str], tuple[Resource, ...]]
+"""Returns the secrets of a SPIFFE id: its key pair and the trust bundle."""
+
+_log = logging.getLogger(__name__)
+
+_EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]
+
+_SERVING: Final = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
+_REMEMBERED_PROXIES: Final = 1000
+_NOT_YOU: Final = "this certificate may not stream as that node"
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """What the server shows and whom it believes: PEM chain and key of its own, PEM roots of client certificates."""
+
+    certificate: bytes
+    private_key: bytes = field(repr=False)
+    client_roots: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps of the server (security.md, section 11). Times in seconds.
+
+    A proxy that does not answer for `late_after` is a finding; after `end_after` its stream ends and its state goes.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    streams_per_second: float = 25.0
+    longest_queue: float = 60.0
+    streams_per_proxy: int = 10
+    message_bytes: int = 4 * 1024 * 1024
+    first_request: float = 10.0
+    late_after: float = 30.0
+    end_after: float = 60.0
+
+
+class _RefusedError(Exception):
+    """The stream may not be served."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+class _Session:
+    """One live stream and who is behind it."""
+
+    def __init__(self, workload: Key, identity: str, address: str, stream: Stream, view: View) -> None:
+        self.workload = workload
+        self.identity = identity
+        self.address = address
+        self.stream = stream
+        self.view = view
+        self.version: status.Version | None = None
+        self.since = 0.0
+        self.late = False
+        self.wake = asyncio.Event()
+        self.ending: tuple[grpc.StatusCode, str] | None = None
+        self.task = asyncio.current_task()
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        """Have the stream closed by its writer."""
+        if self.ending is None:
+            self.ending = (code, details)
+        self.wake.set()
+
+
+class AdsServer:
+    """Serves published configurations to Envoys that prove who they are."""
+
+    def __init__(
+        self,
+        secrets: Secrets,
+        *,
+        on_finding: Callable[[Finding], None] | None = None,
+        on_ack: Callable[[Key, Answer], None] | None = None,
+        limits: Limits = Limits(),
+    ) -> None:
+        """Prepare a server; `on_ack` hears of every answer of a proxy, NACKs too, and must be quick."""
+        self._secrets = secrets
+        self._on_finding = on_finding
+        self._on_ack = on_ack
+        self._limits = limits
+        self._catalogue = Catalogue()
+        self._generation = 0
+        self._published = asyncio.Event()
+        self._sessions: dict[_Session, None] = {}
+        self._streams_of: Counter[tuple[Key, str]] = Counter()
+        self._refusals_of: OrderedDict[tuple[Key, str], list[Refusal]] = OrderedDict()
+        self._admission = Admission(limits.streams_per_second, limits.longest_queue)
+        self._server: grpc.aio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._pulse = asyncio.Event()
+
+    # ------------------------------------------------------------------------------------------------- life cycle
+
+    async def start(self, host: str, port: int, tls: Callable[[], ServerTls]) -> int:
+        """Listen; return the port. `tls` is called on another thread at each handshake, so it may rotate.
+
+        OSError if the address is taken. Proxies wait until the first `publish`.
+        """
+        server = grpc.aio.server(options=self._options())
+        delta = grpc.stream_stream_rpc_method_handler(
+            self._serve,
+            request_deserializer=envoy_api.message("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString,
+            response_serializer=None,  # bytes go out as they are
+        )
+        health = grpc.unary_unary_rpc_method_handler(_healthy)
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    "envoy.service.discovery.v3.AggregatedDiscoveryService", {"DeltaAggregatedResources": delta}
+                ),
+                grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": health}),
+            )
+        )
+        try:
+            bound = server.add_secure_port(f"{host}:{port}", _credentials(tls))
+        except RuntimeError as problem:
+            raise OSError(f"cannot listen on {host}:{port}; is another process using that port?") from problem
+        await server.start()
+        self._server = server
+        self._sweeper = asyncio.create_task(self._sweep(), name="xds-sweeper")
+        return bound
+
+    async def stop(self) -> None:
+        """End all streams and close the port. Envoys keep what they have."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+            self._sweeper = None
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    # ------------------------------------------------------------------------------------------------ what is new
+
+    def publish(self, config: XdsConfig) -> None:
+        """Put a configuration in force. Call it on the event loop's thread, with every config, in order."""
+        self._generation += 1
+        before = self._catalogue.config
+        changed = self._catalogue.apply(config)
+        for session in list(self._sessions):
+            if config.identities.get(session.workload) != session.identity:
+                session.end(grpc.StatusCode.PERMISSION_DENIED, _NOT_YOU)
+                continue
+            changes = self._changes_for(session, config, changed, before)
+            if changes:
+                session.stream.on_change(changes, self._generation)
+                session.wake.set()
+        self._published.set()
+
+    def secrets_changed(self, identity: str) -> None:
+        """Send the secrets of an identity again, to whoever streams as it."""
+        for session in self._sessions:
+            if session.identity == identity:
+                changes = session.view.replace_secrets(self._secrets(identity))
+                if changes:
+                    session.stream.on_change(changes, self._generation)
+                    session.wake.set()
+
+    # ------------------------------------------------------------------------------------------------ what is true
+
+    def proxies(self) -> tuple[ProxyStatus, ...]:
+        """Return the state of every connected proxy, sorted by workload."""
+        now = asyncio.get_running_loop().time()
+        return tuple(
+            _status(session, now) for session in sorted(self._sessions, key=lambda item: (item.workload, item.address))
+        )
+
+    def identities(self) -> frozenset[str]:
+        """Return the identities that stream now: those whose secrets have to be kept fresh."""
+        return frozenset(session.identity for session in self._sessions)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what is wrong with connected proxies now."""
+        found: set[Finding] = set()
+        now = asyncio.get_running_loop().time()
+        for session in self._sessions:
+            for refusal in session.stream.refusals.values():
+                found.update(status.refused(session.workload, refusal))
+            if session.late:
+                found.add(status.late(session.workload, now - session.stream.waiting_since))
+            if status.is_too_old(session.version):
+                found.add(status.too_old(session.workload, session.version))
+        return tuple(sorted(found, key=by_severity_then_object))
+
+    async def settled(self, timeout: float, proxies: int = 0) -> bool:  # noqa: ASYNC109 - False instead of an error
+        """Wait until so many proxies (or more) are connected and have acknowledged all; False after `timeout` s."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            self._pulse.clear()
+            if len(self._sessions) >= proxies and all(session.stream.in_sync for session in self._sessions):
+                return True
+            try:
+                await asyncio.wait_for(self._pulse.wait(), deadline - loop.time())
+            except TimeoutError:
+                return False
+
+    # -------------------------------------------------------------------------------------------------- one stream
+
+    async def _serve(self, _requests: object, context: _Context) -> None:
+        """Serve one stream until it ends."""
+        try:
+            session = await self._admit(context)
+        except _RefusedError as refused:
+            await context.abort(refused.code, refused.details)
+        reader = asyncio.create_task(self._read(session, context), name="xds-reader")
+        try:
+            await self._write(session, context)
+        finally:
+            reader.cancel()
+            self._forget(session)
+        if session.ending is not None and session.ending[0] is not grpc.StatusCode.OK:
+            await context.abort(*session.ending)
+
+    async def _admit(self, context: _Context) -> _Session:
+        """Find out who is there; _RefusedError for anybody who may not stream. No byte of config goes out before."""
+        identity = _identity(context)
+        if identity is None:
+            raise _RefusedError(
+                grpc.StatusCode.UNAUTHENTICATED, "the client certificate must have exactly one SPIFFE id as URI SAN"
+            )
+        if not await self._admission.admit():
+            raise _RefusedError(grpc.StatusCode.UNAVAILABLE, "too many new streams, try again")
+        try:
+            first = await asyncio.wait_for(context.read(), self._limits.first_request)
+        except TimeoutError:
+            raise _RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came") from None
+        if first is _EOF:
+            raise _RefusedError(grpc.StatusCode.CANCELLED, "no request came")
+        await self._published.wait()
+        return self._open(first, identity, _address(context))
+
+    def _open(self, first: Any, identity: str, address: str) -> _Session:
+        """Make the session of a first request, if its node is one of that identity."""
+        namespace, _, name = first.node.id.partition("/")
+        workload = (namespace, name)
+        config = self._catalogue.config
+        if config.identities.get(workload) != identity:
+            _log.warning("%s at %s asked to stream as another workload", identity, address)
+            raise _RefusedError(grpc.StatusCode.PERMISSION_DENIED, _NOT_YOU)
+        proxy = (workload, address)
+        if self._streams_of[proxy] >= self._limits.streams_per_proxy:
+            raise _RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of one proxy")
+        view = View(self._catalogue, config.scopes.get(workload, frozenset()), self._secrets(identity))
+        stream = Stream(view, self._limits.pace, on_answer=lambda answer: self._answered(session, answer))
+        session = _Session(workload, identity, address, stream, view)
+        session.version = status.envoy_version(first.node)
+        session.since = time.time()
+        stream.inherit(self._refusals_of.pop(proxy, ()))
+        try:
+            stream.on_request(first)
+        except OverLimitError as over:
+            raise _RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(over)) from None
+        self._streams_of[proxy] += 1
+        self._sessions[session] = None
+        _log.info("%s/%s connected from %s, Envoy %s", *workload, address, status.version_text(session.version) or "?")
+        if status.is_too_old(session.version):
+            self._tell([status.too_old(workload, session.version)])
+        return session
+
+    def _forget(self, session: _Session) -> None:
+        """Free everything but what the proxy refused: its next stream must not send that again."""
+        del self._sessions[session]
+        proxy = (session.workload, session.address)
+        self._streams_of[proxy] -= 1
+        if not self._streams_of[proxy]:
+            del self._streams_of[proxy]
+        if session.stream.refusals:
+            self._refusals_of[proxy] = list(session.stream.refusals.values())
+            if len(self._refusals_of) > _REMEMBERED_PROXIES:
+                self._refusals_of.popitem(last=False)
+        self._pulse.set()
+        _log.info("%s/%s disconnected", *session.workload)
+
+    async def _read(self, session: _Session, context: _Context) -> None:
+        """Feed requests to the state machine. A bad one, or a fault of ours, ends this stream only (X6)."""
+        stream = session.stream
+        try:
+            while (request := await context.read()) is not _EOF:
+                stream.on_request(request)
+                if stream.has_work:
+                    session.wake.set()
+                else:
+                    self._pulse.set()
+        except OverLimitError as over:
+            session.end(grpc.StatusCode.RESOURCE_EXHAUSTED, str(over))
+        except Exception:  # noqa: BLE001 - whatever it is, the other streams go on
+            _log.exception("the stream of %s/%s failed", *session.workload)
+            session.end(grpc.StatusCode.INTERNAL, "internal error")
+        else:
+            session.end(grpc.StatusCode.OK, "")
+
+    async def _write(self, session: _Session, context: _Context) -> None:
+        """Write what the state machine has to say, until the session ends."""
+        loop = asyncio.get_running_loop()
+        stream, wake = session.stream, session.wake
+        while session.ending is None:
+            wake.clear()
+            message = stream.next_message(loop.time())
+            if message is not None:
+                await context.write(message)
+                continue
+            self._pulse.set()
+            timer = loop.call_at(stream.wake_at, wake.set) if stream.wake_at < math.inf else None
+            await wake.wait()
+            if timer is not None:
+                timer.cancel()
+
+    # ---------------------------------------------------------------------------------------------------- the rest
+
+    def _changes_for(
+        self, session: _Session, config: XdsConfig, changed: dict[Part, list[Changed]], before: XdsConfig
+    ) -> list[Changed]:
+        """Return what a new config changes for one session, and give the session its new scope."""
+        scope = config.scopes.get(session.workload, frozenset())
+        changes: list[Changed] = []
+        for part, of_part in changed.items():
+            if part in session.view.scope:
+                changes += of_part
+        if config.changed_scopes is None or session.workload in config.changed_scopes:
+            if scope is not session.view.scope and scope != session.view.scope:
+                changes += session.view.rescope(scope, before.parts)
+        else:
+            session.view.scope = scope
+        return changes
+
+    def _answered(self, session: _Session, answer: Answer) -> None:
+        session.late = False
+        if answer.error:
+            names = ", ".join(resource.name for resource in answer.sent.resources[:5])
+            kind, error = short(answer.type_url), status.printable(answer.error)
+            _log.error("%s/%s refused %s %s: %s", *session.workload, kind, names, error)
+            if len(answer.sent.resources) == 1:
+                self._tell(status.refused(session.workload, Refusal(answer.sent.resources[0], answer.error)))
+        if self._on_ack is not None:
+            self._on_ack(session.workload, answer)
+
+    def _tell(self, findings: Iterable[Finding]) -> None:
+        if self._on_finding is not None:
+            for item in findings:
+                self._on_finding(item)
+
+    async def _sweep(self) -> None:
+        """Notice proxies that do not answer. gRPC's keepalive does not (envoy.md, section 5)."""
+        loop = asyncio.get_running_loop()
+        limits = self._limits
+        while True:
+            await asyncio.sleep(min(limits.late_after, limits.end_after) / 6)
+            for session in list(self._sessions):
+                waiting = loop.time() - session.stream.waiting_since
+                if waiting > limits.late_after and not session.late:
+                    session.late = True
+                    _log.warning("%s/%s has not acknowledged for %.0f s", *session.workload, waiting)
+                    self._tell([status.late(session.workload, waiting)])
+                if waiting > limits.end_after and session.task is not None:
+                    session.task.cancel()  # its writer may be stuck in a write that never ends
+
+    def _options(self) -> list[tuple[str, int]]:
+        return [
+            ("grpc.so_reuseport", 0),  # two servers would silently share the port
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # else: "Too many pings" after 15 s
+            ("grpc.max_receive_message_length", self._limits.message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.server_handshake_timeout_ms", 10_000),
+        ]
+
+
+async def _healthy(_request: bytes, _context: object) -> bytes:
+    return _SERVING
+
+
+def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
+    """Return credentials that require a client certificate and ask `tls` again at each handshake."""
+
+    def configuration() -> Any:
+        now = tls()
+        return grpc.ssl_server_certificate_configuration([(now.private_key, now.certificate)], now.client_roots)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+
+
+def _identity(context: _Context) -> str | None:
+    """Return the SPIFFE id of the client certificate; None unless it has exactly one URI SAN and that is one (X2)."""
+    peer = context.auth_context()
+    uris, ids = list(peer.get("peer_uri", ())), list(peer.get("peer_spiffe_id", ()))
+    return ids[0].decode() if len(uris) == 1 and uris == ids else None
+
+
+def _address(context: _Context) -> str:
+    """Return the peer's address without its port."""
+    return str(context.peer()).rpartition(":")[0]
+
+
+def _status(session: _Session, now: float) -> ProxyStatus:
+    stream = session.stream
+    return ProxyStatus(
+        session.workload,
+        session.identity,
+        session.address,
+        status.version_text(session.version),
+        session.since,
+        stream.in_sync,
+        max(0.0, now - stream.waiting_since),
+        tuple(
+            TypeStatus(short(sub.type_url), len(sub.names), sub.sent, sub.acknowledged, sub.refused)
+            for sub in sorted(stream.subscriptions.values(), key=lambda sub: sub.type_url)
+        ),
+        status.printable(stream.last_error),
+    )

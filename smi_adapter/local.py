@@ -1,0 +1,296 @@
+"""A directory in, Envoys out: the whole program on one machine, without a cluster.
+
+Composes `DirectorySource`, `Compiler`, the ADS server, the embedded CA and the local runtime. The files are the API:
+saving one is `kubectl apply`. Everything of a run (lock, CA, logs, status socket) lives in one private folder, which
+is chosen by the directory's path, so that `smi-adapter status --source DIR` finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smi_adapter import app
+from smi_adapter.backends import XdsConfig
+from smi_adapter.backends.envoy import bootstrap as envoy_bootstrap
+from smi_adapter.backends.envoy import secrets as envoy_secrets
+from smi_adapter.delivery.xds import AdsServer, ServerTls
+from smi_adapter.findings import Finding, Ref, by_severity_then_object
+from smi_adapter.identity.ca import Authority, KeyPair
+from smi_adapter.identity.issuer import Issuer
+from smi_adapter.runfolder import STATUS_SOCKET, lock, private_folder
+from smi_adapter.settings import Settings
+from smi_adapter.snapshot import Pod
+from smi_adapter.sources import Batch
+from smi_adapter.sources.directory import DirectorySource, claim_network
+from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
+
+_log = logging.getLogger(__name__)
+
+_AUTHORITY_LIFE = 10 * 365 * 86_400.0
+_OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """How to run: `state` takes the run's files; without `applications`, only proxies are started."""
+
+    settings: Settings
+    state: Path
+    applications: bool = True
+    home: Path = field(default_factory=Path.cwd)
+
+
+class LocalMesh:
+    """One run on one directory. Create and use it on the main thread's event loop: children die with that thread."""
+
+    def __init__(self, source: Path, options: LocalOptions) -> None:
+        self.path = source.absolute()
+        self.compiled: app.Compiled | None = None
+        self._options = options
+        self._started = time.time()
+        self._changed = asyncio.Event()
+        self._failed: dict[Ref, Any] = {}
+        self._said: frozenset[Finding] = frozenset()
+        private_folder(options.state)
+        self._lock = lock(options.state)
+        trust_domain = options.settings.trust_domain
+        self._own = f"spiffe://{trust_domain}{_OWN_ACCOUNT}"
+        self._authority = _authority(options.state / "ca.pem", trust_domain)
+        self._issuer = Issuer(self._authority, options.settings.certificate_seconds)
+        self.server = AdsServer(self._secrets)
+        self._network, self._claim = claim_network()
+        self.source = DirectorySource(self.path, self._network)
+        self._port = 0
+        setup = Setup(
+            state=options.state,
+            home=options.home,
+            bootstrap=self._bootstrap,
+            envoy=find_envoy(os.environ),
+            environment=inherited(os.environ),
+            applications=options.applications,
+        )
+        self.runtime = LocalRuntime(setup, self._changed.set)
+        bundle = self._authority.bundle
+        self._compiler = app.Compiler(app.backend_of(options.settings), app.options_of(options.settings, bundle))
+
+    # ------------------------------------------------------------------------------------------------------ life
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[LocalMesh]:
+        """Run until the block ends, or until a task dies: then the block is cancelled and the error comes out."""
+        try:
+            self._port = await self.server.start("127.0.0.1", 0, self._tls)
+            status = await asyncio.start_unix_server(self._answer, self._options.state / STATUS_SOCKET)
+            async with status, asyncio.TaskGroup() as tasks:
+                started = [tasks.create_task(task) for task in (self._follow(), self._listen(), self._rotate())]
+                yield self
+                for task in started:
+                    task.cancel()
+        finally:
+            await self.runtime.stop()
+            await self.server.stop()
+            (self._options.state / STATUS_SOCKET).unlink(missing_ok=True)
+            self._claim.close()
+            self._lock.close()
+
+    async def _follow(self) -> None:
+        """Carry each batch of the source through the compiler to the proxies."""
+        async for batch in self.source:
+            self._take(batch)
+            self.runtime.apply(batch)
+            self._say()
+
+    def _take(self, batch: Batch) -> None:
+        changes = {**self._failed, **batch}
+        if not changes and self.compiled is not None:
+            return
+        try:
+            self.compiled = self._compiler.apply(changes)
+        except Exception:  # noqa: BLE001 - D4: our own error must not end what flows
+            # What failed is tried again with the next batch; until then the last good configuration stays in force.
+            self._failed = changes
+            _log.exception("internal error, please report it; the last good configuration stays in force")
+            return
+        self._failed = {}
+        rendered = self.compiled.rendered
+        if isinstance(rendered, XdsConfig):
+            self.server.publish(rendered)
+
+    async def _listen(self) -> None:
+        """Hand on what the runtime sees: readiness to the source, problems to the log."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self.source.set_ready(self.runtime.ready())
+            self._say()
+
+    async def _rotate(self) -> None:
+        """Renew certificates before they expire and send them to who streams with them."""
+        while True:
+            due_at = self._issuer.next_due()
+            await asyncio.sleep(min(5.0, max(0.05, due_at - time.time())) if due_at is not None else 1.0)
+            for identity in self._issuer.due(time.time()):
+                pair = self._issuer.key_pair(identity, time.time())
+                self.server.secrets_changed(identity)
+                for pod in self._pods_of(identity):
+                    _write_pair(self._keys(pod), pair)
+
+    # ------------------------------------------------------------------------------------------------ identities
+
+    def _tls(self) -> ServerTls:
+        pair = self._issuer.key_pair(self._own, time.time())
+        return ServerTls(pair.certificate, pair.private_key, self._authority.bundle)
+
+    def _secrets(self, identity: str) -> tuple[Any, ...]:
+        pair = self._issuer.key_pair(identity, time.time())
+        return (envoy_secrets.key_pair(pair.certificate, pair.private_key),)
+
+    def _identity(self, pod: Pod) -> str:
+        return f"spiffe://{self._options.settings.trust_domain}/ns/{pod.meta.namespace}/sa/{pod.service_account}"
+
+    def _pods_of(self, identity: str) -> Iterable[Pod]:
+        pods = self.compiled.snapshot.pods.values() if self.compiled else ()
+        return [pod for pod in pods if pod.meshed and pod.app_address and self._identity(pod) == identity]
+
+    def _keys(self, pod: Pod) -> Path:
+        return self._options.state / f"{pod.meta.namespace}_{pod.meta.name}_keys"
+
+    def _bootstrap(self, pod: Pod) -> Mapping[str, Any]:
+        """Return the bootstrap of a pod's Envoy; its client certificate lies in files that `_rotate` replaces."""
+        keys = self._keys(pod)
+        private_folder(keys)
+        _write_pair(keys, self._issuer.key_pair(self._identity(pod), time.time()))
+        sds = keys.with_suffix(".json")
+        sds.write_text(json.dumps(envoy_bootstrap.key_pair_file(str(keys / "tls.crt"), str(keys / "tls.key"))))
+        roots = self._authority.bundle.decode()
+        control = envoy_bootstrap.ControlPlane("127.0.0.1", self._port, self._own, roots)
+        credential = envoy_bootstrap.WatchedKeyPair(str(sds), str(keys))
+        local = envoy_bootstrap.Local(admin="127.0.0.1:0", source_address=pod.address)
+        return envoy_bootstrap.bootstrap(pod.meta.key, control, credential, local)
+
+    # ---------------------------------------------------------------------------------------------------- status
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return all that is to be said now, by any stage, errors first."""
+        compiled = self.compiled.findings() if self.compiled else ()
+        found = {*self.source.findings(), *compiled, *self.runtime.findings(), *self.server.findings()}
+        return tuple(sorted(found, key=by_severity_then_object))
+
+    def _say(self) -> None:
+        """Log each finding once when it appears, and once when it is gone."""
+        now = frozenset(self.findings())
+        for item in sorted(now - self._said, key=by_severity_then_object):
+            where = self.source.location(item.subject, item.field)
+            _log.log(
+                _LEVELS[item.severity.value],
+                "%s%s %s: %s -> %s",
+                f"{where}: " if where else "",
+                item.code,
+                item.subject,
+                item.message,
+                item.hint,
+            )
+        for item in sorted(self._said - now, key=by_severity_then_object):
+            _log.info("resolved: %s %s %s", item.code, item.subject, item.field)
+        self._said = now
+
+    def status(self) -> dict[str, Any]:
+        """Return what this run does as plain data."""
+        ready = self.runtime.ready()
+        pods = self.compiled.snapshot.pods if self.compiled else {}
+        return {
+            "source": str(self.path),
+            "state": str(self._options.state),
+            "pid": os.getpid(),
+            "seconds": round(time.time() - self._started),
+            "pods": [_pod_data(pod, ready=ready.get(key, False)) for key, pod in sorted(pods.items())],
+            "proxies": [
+                {
+                    "workload": "/".join(proxy.workload),
+                    "identity": proxy.identity,
+                    "envoy": proxy.envoy_version,
+                    "in_sync": proxy.in_sync,
+                    "waiting_seconds": round(proxy.waiting, 1),
+                    "types": [
+                        {"type": kind.type, "resources": kind.names, "sent": kind.sent,
+                         "acknowledged": kind.acknowledged, "refused": kind.refused}
+                        for kind in proxy.types
+                    ],
+                    "last_refusal": proxy.last_nack,
+                }
+                for proxy in self.server.proxies()
+            ],
+            "findings": [self._finding_data(item) for item in self.findings()],
+        }  # fmt: skip
+
+    def _finding_data(self, item: Finding) -> dict[str, Any]:
+        where = self.source.location(item.subject, item.field)
+        return {
+            "code": item.code,
+            "severity": item.severity.value,
+            "object": str(item.subject),
+            "field": item.field,
+            "message": item.message,
+            "hint": item.hint,
+            "where": str(where) if where else "",
+        }
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer whoever connects to the status socket with the status, once."""
+        del reader
+        writer.write(json.dumps(self.status()).encode())
+        await writer.drain()
+        writer.close()
+
+
+_LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
+
+
+def _pod_data(pod: Pod, *, ready: bool) -> dict[str, Any]:
+    return {
+        "pod": f"{pod.meta.namespace}/{pod.meta.name}",
+        "service_account": pod.service_account,
+        "address": pod.address,
+        "application": pod.app_address,
+        "ready": ready,
+        "dials": {"/".join(key): address for key, address in sorted(pod.dial.items())},
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+def _authority(path: Path, trust_domain: str) -> Authority:
+    """Load the CA of earlier runs, so that nobody has to be told of a new one; make it the first time."""
+    if path.exists():
+        return Authority.load(path)
+    authority = Authority.create(trust_domain, time.time(), _AUTHORITY_LIFE)
+    authority.save(path)
+    return authority
+
+
+def _write_pair(folder: Path, pair: KeyPair) -> None:
+    """Replace a key pair in one step each; Envoy reads both when the folder changes."""
+    for name, content in (("tls.key", pair.private_key), ("tls.crt", pair.certificate)):
+        fresh = folder / f".{name}"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        fresh.replace(folder / name)
+
+
+async def until_stopped() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()

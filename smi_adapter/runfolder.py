@@ -1,0 +1,75 @@
+"""The private folder of one run: where it is, who holds it, and the socket on which the run says what it does.
+
+Chosen by the path of the served directory, so that `smi-adapter status --source DIR` finds it. Light to import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+STATUS_SOCKET = "status.sock"
+_PREFIX = "smi-adapter-"
+
+
+class AlreadyRunningError(RuntimeError):
+    """Another run serves this directory; the message names its process."""
+
+
+class StateFolderError(RuntimeError):
+    """The folder for a run's files cannot be used; the message says why and what to do."""
+
+
+def state_folder(source: Path) -> Path:
+    """Return where a run on that directory keeps its files: private, the same for each run on it."""
+    digest = hashlib.sha256(str(source.absolute()).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"{_PREFIX}{os.getuid()}" / digest
+
+
+def read_status(state: Path) -> dict[str, Any]:
+    """Ask the run that keeps its files in that folder; ConnectionError if there is none."""
+    return asyncio.run(_ask(state / STATUS_SOCKET))
+
+
+async def _ask(socket: Path) -> dict[str, Any]:
+    try:
+        reader, writer = await asyncio.open_unix_connection(socket)
+    except OSError as error:
+        raise ConnectionError(f"nobody answers at {socket}") from error
+    try:
+        answer: dict[str, Any] = json.loads(await asyncio.wait_for(reader.read(), 5.0))
+    finally:
+        writer.close()
+    return answer
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that only we can enter; one of somebody else is refused."""
+    ours = (folder.parent, folder) if folder.parent.name.startswith(_PREFIX) else (folder,)
+    for place in ours:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if place.stat().st_uid != os.getuid():
+            raise StateFolderError(f"{place} belongs to somebody else; name another folder with --state")
+        place.chmod(0o700)
+
+
+def lock(folder: Path) -> Any:
+    """Hold the folder for this run; the lock goes with the process, however it ends."""
+    file = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise AlreadyRunningError(f"process {holder} serves this directory already; stop it first") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

@@ -1,0 +1,246 @@
+"""Compute again only what looked at something that changed.
+
+The translation is a list of steps. A step makes one part for each key of some table (a Service, a TrafficTarget, ...)
+and may look at the Snapshot, at relations of it and at the parts of earlier steps, through `Tracked` tables that offer
+one look-up and note it. So what a part depends on is recorded, never declared: a dependency cannot be forgotten. The
+next translation computes the parts whose looked-up entries changed, in the order of the steps, and stops wherever a
+part comes out as it was. Nothing is mutated that an earlier translation can see: tables are copied at their first
+change (docs/adr/0011).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from smi_adapter.findings import Finding, Ref, finding
+
+K = TypeVar("K")
+V = TypeVar("V")
+K_contra = TypeVar("K_contra", contravariant=True)
+V_co = TypeVar("V_co", covariant=True)
+
+Token: TypeAlias = tuple[str, Any]
+"""(table, key): something that a part may look at. A part is itself one: (step, key)."""
+
+Node: TypeAlias = tuple[str, Any]
+"""(step, key)"""
+
+Outcome: TypeAlias = tuple[V, tuple[Finding, ...]]
+
+
+class Table(Protocol[K_contra, V_co]):
+    """What can be looked up."""
+
+    def get(self, key: K_contra, /) -> V_co | None:
+        """Return the entry, or None."""
+        ...
+
+
+class Tracked(Generic[K, V]):
+    """A table that notes each look-up, also one that finds nothing. It can't be walked: that would read everything."""
+
+    __slots__ = ("_reads", "_table", "_values")
+
+    def __init__(self, table: str, values: Table[K, V], reads: set[Token]) -> None:
+        self._table = table
+        self._values = values
+        self._reads = reads
+
+    def get(self, key: K) -> V | None:
+        """Return the entry, or None."""
+        self._reads.add((self._table, key))
+        return self._values.get(key)
+
+
+class Members(Generic[K]):
+    """A set that can be looked up like a table."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, members: Container[K]) -> None:
+        self._members = members
+
+    def get(self, key: K, /) -> bool | None:
+        """Return True, or None if it is no member."""
+        return True if key in self._members else None
+
+
+class Draft(Generic[K, V]):
+    """A mapping that is copied at its first change, so that the translation it came from stays as it was."""
+
+    __slots__ = ("_changed", "_grown", "_values")
+
+    def __init__(self, base: Mapping[K, V]) -> None:
+        self._values: Any = base
+        self._changed = False
+        self._grown = False
+
+    def get(self, key: K, /) -> V | None:
+        """Return the entry, or None."""
+        found: V | None = self._values.get(key)
+        return found
+
+    def put(self, key: K, value: V) -> None:
+        """Set an entry."""
+        self._own()
+        self._grown = self._grown or key not in self._values
+        self._values[key] = value
+
+    def drop(self, key: K) -> None:
+        """Remove an entry, if it is there."""
+        if key in self._values:
+            self._own()
+            del self._values[key]
+
+    def frozen(self, *, ordered: bool = False) -> Mapping[K, V]:
+        """Return the result, read-only; `ordered`: by key, so that equal content is also walked equally."""
+        if not self._changed:
+            base: Mapping[K, V] = self._values
+            return base
+        if ordered and self._grown:
+            return MappingProxyType(dict(sorted(self._values.items())))
+        return MappingProxyType(self._values)
+
+    def _own(self) -> None:
+        if not self._changed:
+            self._values = self._values.copy()
+            self._changed = True
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass: a part for each key of `universe`, a table of the Snapshot or a relation.
+
+    `compute(view, key)` returns the part and its findings. If it raises, that is our bug: the part becomes
+    `rescue(view, key, last part or None)` and `subject(key)` gets SMI0606 (security D4: routes stay, access closes).
+    """
+
+    name: str
+    universe: str
+    compute: Callable[[Any, Any], Outcome[Any]]
+    rescue: Callable[[Any, Any, Any], Any]
+    subject: Callable[[Any], Ref]
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What all steps made: parts and findings by step and key, and who looked at what, in both directions."""
+
+    parts: Mapping[str, Mapping[Any, Any]] = field(default_factory=_empty)
+    findings: Mapping[str, Mapping[Any, tuple[Finding, ...]]] = field(default_factory=_empty)
+    reads: Mapping[str, Mapping[Any, frozenset[Token]]] = field(default_factory=_empty)
+    readers: Mapping[str, Mapping[Any, frozenset[Node]]] = field(default_factory=_empty)
+
+
+class Run:
+    """One translation under way: drafts of the next State."""
+
+    def __init__(self, steps: tuple[Step, ...], state: State) -> None:
+        self._state = state
+        self._steps = steps
+        self.parts = {step.name: Draft[Any, Any](state.parts.get(step.name, _empty())) for step in steps}
+        self._findings = {step.name: Draft[Any, Any](state.findings.get(step.name, _empty())) for step in steps}
+        self._reads = {step.name: Draft[Any, Any](state.reads.get(step.name, _empty())) for step in steps}
+        self._due: defaultdict[str, set[Any]] = defaultdict(set)
+        self._gained: defaultdict[Token, set[Node]] = defaultdict(set)
+        self._lost: defaultdict[Token, set[Node]] = defaultdict(set)
+
+    def walk(self, view: Any, universes: Mapping[str, Container[Any]], dirty: Iterable[Token]) -> dict[str, set[Any]]:
+        """Bring every part up to date; return the keys whose part changed, by step.
+
+        `dirty` are the entries of the Snapshot and its relations that changed.
+        """
+        touched: defaultdict[str, set[Any]] = defaultdict(set)
+        for table, key in dirty:
+            touched[table].add(key)
+            self._mark((table, key))
+        changed: dict[str, set[Any]] = {}
+        for step in self._steps:
+            changed[step.name] = set()
+            universe = universes[step.universe]
+            for key in self._due[step.name] | touched[step.universe]:
+                differs = self._compute(step, view, key) if key in universe else self._forget(step, key)
+                if differs:
+                    changed[step.name].add(key)
+                    self._mark((step.name, key))
+        return changed
+
+    def _mark(self, token: Token) -> None:
+        for step, key in self._state.readers.get(token[0], _empty()).get(token[1], ()):
+            self._due[step].add(key)
+
+    def _compute(self, step: Step, view: Any, key: Any) -> bool:
+        last = self.parts[step.name].get(key)
+        known = self._reads[step.name].get(key)
+        view.reads.clear()
+        try:
+            part, findings = step.compute(view, key)
+        except Exception as error:  # noqa: BLE001 - a bug of ours must hurt this one part only (D4)
+            part = step.rescue(view, key, last)
+            what = f"{step.name}: {type(error).__name__}: {error}"
+            findings = (finding("SMI0606", step.subject(key), "", what[:300]),)
+        self._note(step.name, key, known or frozenset(), frozenset(view.reads))
+        if findings:
+            self._findings[step.name].put(key, findings)
+        else:
+            self._findings[step.name].drop(key)
+        if known is not None and part == last:
+            return False
+        self.parts[step.name].put(key, part)
+        return True
+
+    def _forget(self, step: Step, key: Any) -> bool:
+        known = self._reads[step.name].get(key)
+        if known is None:
+            return False
+        self._note(step.name, key, known, frozenset())
+        self._reads[step.name].drop(key)
+        self._findings[step.name].drop(key)
+        self.parts[step.name].drop(key)
+        return True
+
+    def _note(self, step: str, key: Any, before: frozenset[Token], after: frozenset[Token]) -> None:
+        if self._reads[step].get(key) is None or before != after:
+            self._reads[step].put(key, after)
+        for token in after - before:
+            self._gained[token].add((step, key))
+        for token in before - after:
+            self._lost[token].add((step, key))
+
+    def state(self) -> State:
+        """Return the State of everything computed so far."""
+        return State(
+            parts={name: draft.frozen() for name, draft in self.parts.items()},
+            findings={name: draft.frozen() for name, draft in self._findings.items()},
+            reads={name: draft.frozen() for name, draft in self._reads.items()},
+            readers=regrouped(self._state.readers, self._gained, self._lost),
+        )
+
+
+def regrouped(
+    tables: Mapping[str, Mapping[Any, frozenset[Any]]],
+    gained: Mapping[Token, set[Any]],
+    lost: Mapping[Token, set[Any]],
+) -> Mapping[str, Mapping[Any, frozenset[Any]]]:
+    """Return the tables of sets with some members added and removed; tables that don't change are shared."""
+    if not gained and not lost:
+        return tables
+    drafts: dict[str, Draft[Any, frozenset[Any]]] = {}
+    for table, key in gained.keys() | lost.keys():
+        draft = drafts.get(table)
+        if draft is None:
+            draft = drafts[table] = Draft(tables.get(table, _empty()))
+        members = (draft.get(key) or frozenset()) - lost.get((table, key), set()) | gained.get((table, key), set())
+        if members:
+            draft.put(key, members)
+        else:
+            draft.drop(key)
+    return {**tables, **{table: draft.frozen() for table, draft in drafts.items()}}

@@ -1,0 +1,80 @@
+"""The examples do what the pages say about them."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
+SHOP = EXAMPLES / "shop"
+FINDINGS = sorted((EXAMPLES / "findings").glob("*.yaml"))
+
+
+@pytest.fixture
+def offline() -> ModuleType:
+    return pytest.importorskip("smi_adapter.cli.offline")  # type: ignore[no-any-return]
+
+
+def answer(command: Any, *arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(command, [*arguments, "-o", "json"])
+    data: dict[str, Any] = json.loads(result.stdout)
+    return data
+
+
+def explain(offline: ModuleType, *arguments: str) -> tuple[str, dict[str, float]]:
+    data = answer(offline.explain, "-f", str(SHOP), *arguments)
+    return data["access"], {arm["service"]: arm["share"] for arm in data["arms"]}
+
+
+def test_nothing_is_wrong_with_the_shop(offline: ModuleType) -> None:
+    assert answer(offline.analyze, "-f", str(SHOP))["findings"] == []
+
+
+@pytest.mark.parametrize("example", FINDINGS, ids=lambda path: path.stem)
+def test_an_example_of_a_finding_shows_it_and_not_much_else(offline: ModuleType, example: Path) -> None:
+    found = {item["code"] for item in answer(offline.analyze, "-f", str(example))["findings"]}
+    assert example.stem in found
+    assert len(found) <= 2
+
+
+@pytest.mark.parametrize(
+    ("path", "arms"),
+    [
+        ("/user", {"shop/api-v1": 1.0}),
+        ("/user/7", {"shop/api-v1": 1.0}),
+        ("/order/42", {"shop/api-v2": 1.0}),
+        ("/users", {"shop/api": 1.0}),
+        ("/", {"shop/api": 1.0}),
+    ],
+)
+def test_user_goes_to_version_1_and_order_to_version_2(offline: ModuleType, path: str, arms: dict[str, float]) -> None:
+    assert explain(offline, "--from", "shop/frontend", "--to", "shop/api", "--path", path)[1] == arms
+
+
+def test_firefox_gets_version_2_and_the_weights_divide_the_rest(offline: ModuleType) -> None:
+    to_web = ("--from", "shop/frontend", "--to", "shop/web")
+    firefox = explain(offline, *to_web, "--header", "user-agent=Mozilla Firefox/130")
+    assert firefox == ("allowed", {"shop/web-v2": 1.0})
+    assert explain(offline, *to_web) == ("allowed", {"shop/web-v1": 0.9, "shop/web-v2": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("request_", "access"),
+    [
+        ("frontend api GET /user/7", "allowed"),
+        ("frontend api POST /order", "allowed"),
+        ("frontend api POST /order/42", "denied"),
+        ("frontend api DELETE /user/7", "denied"),
+        ("frontend api GET /users", "denied"),
+        ("batch api GET /user/7", "denied"),
+        ("api ledger:5432 GET /", "allowed"),
+        ("frontend ledger:5432 GET /", "denied"),
+    ],
+)
+def test_access_is_what_the_page_says(offline: ModuleType, request_: str, access: str) -> None:
+    source, service, method, path = request_.split()
+    arguments = ("--from", f"shop/{source}", "--to", f"shop/{service}", "--method", method, "--path", path)
+    assert explain(offline, *arguments)[0] == access

@@ -1,0 +1,1 @@
+"""A second reading of what the manifests mean, to hold the product and real Envoys against."""
