@@ -47,7 +47,8 @@ def _sequence(value: tuple[Any, ...], hint: Any) -> Any:
 
 def _object(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for part, hint, default in _parts(type(value)):
+    kind: Any = type(value)
+    for part, hint, default in _parts(kind):
         item = getattr(value, part)
         if default is MISSING or item != default:
             found[part] = plain(item, hint)

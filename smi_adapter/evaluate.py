@@ -101,6 +101,15 @@ class _Judgement:
     by: tuple[Grounds, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The part of the requests that a route sends to a port of a Service."""
+
+    service: str
+    share: Fraction
+    port: ServicePort | None
+
+
 @dataclass(slots=True)
 class _Answer:
     """Arms and words, collected while the shares of a route are followed."""
@@ -139,7 +148,7 @@ def evaluate(mesh: Mesh, request: Request) -> Verdict:
     for target in route.targets:
         share = Fraction(target.weight, total)
         leaf = mesh.services.get(target.service)
-        _follow(mesh, request, _endpoints(leaf, target.port, port.protocol), (_text(target.service), share), answer)
+        _follow(mesh, request, _Share(_text(target.service), share, _port(leaf, target.port, port.protocol)), answer)
     if service.callers is not None and request.source and request.source not in service.callers:
         _out_of_scope(answer)
     return _verdict(answer)
@@ -175,29 +184,31 @@ def _itself(service: Service, port: ServicePort) -> Route:
     return Route((WeightedTarget(service.key, port.number, 1),))
 
 
-def _endpoints(leaf: Service | None, number: int, protocol: Protocol) -> tuple[Endpoint, ...]:
+def _port(leaf: Service | None, number: int, protocol: Protocol) -> ServicePort | None:
+    """Return a Service's port; UDP never stands for TCP."""
     for port in leaf.ports if leaf is not None else ():
         if port.number == number and (port.protocol is Protocol.UDP) == (protocol is Protocol.UDP):
-            return port.endpoints
-    return ()
+            return port
+    return None
 
 
-def _follow(
-    mesh: Mesh, request: Request, endpoints: tuple[Endpoint, ...], part: tuple[str, Fraction], answer: _Answer
-) -> None:
+def _follow(mesh: Mesh, request: Request, part: _Share, answer: _Answer) -> None:
     """Follow one share to the workloads of its Service, in proportion to their endpoints."""
-    service, share = part
+    endpoints = part.port.endpoints if part.port is not None else ()
     if not endpoints:
-        answer.error(service, share, 503, f"Service {service} has no ready endpoint")
+        answer.error(part.service, part.share, 503, f"Service {part.service} has no ready endpoint")
         return
-    namespace = service.partition("/")[0]
-    places = Counter(
-        (_workload(mesh, namespace, endpoint), endpoint.port, bool(endpoint.identity)) for endpoint in endpoints
-    )
+    namespace = part.service.partition("/")[0]
+    places = Counter((_workload(mesh, namespace, item), item.port, bool(item.identity)) for item in endpoints)
     for (key, number, meshed), count in sorted(places.items(), key=lambda item: (item[0][0] or ("", ""), item[0][1])):
         workload = mesh.workloads[key] if key is not None else None
-        judgement = _judge(workload, number, request) if meshed else _open(service)
-        answer.judge(service, share * Fraction(count, len(endpoints)), judgement, workload)
+        if part.port is not None and part.port.protocol is Protocol.UDP:
+            judgement = _Judgement(ALLOWED, "access to UDP ports is not enforced")
+        elif meshed:
+            judgement = _judge(workload, number, request)
+        else:
+            judgement = _Judgement(ALLOWED, f"endpoints of Service {part.service} have no proxy and enforce nothing")
+        answer.judge(part.service, part.share * Fraction(count, len(endpoints)), judgement, workload)
 
 
 def _workload(mesh: Mesh, namespace: str, endpoint: Endpoint) -> Key | None:
@@ -205,10 +216,6 @@ def _workload(mesh: Mesh, namespace: str, endpoint: Endpoint) -> Key | None:
         if key[0] == namespace and any(instance.name == endpoint.pod for instance in workload.instances):
             return key
     return None
-
-
-def _open(service: str) -> _Judgement:
-    return _Judgement(ALLOWED, f"endpoints of Service {service} have no proxy and enforce nothing")
 
 
 def _judge(workload: Workload | None, number: int, request: Request) -> _Judgement:

@@ -168,9 +168,7 @@ class World:
         ns: str = NS,
         port: int | None = None,
     ) -> World:
-        made = TrafficTarget(
-            meta(name, ns), subject(to), tuple(map(rule, rules)), tuple(map(subject, sources)), port
-        )
+        made = TrafficTarget(meta(name, ns), subject(to), tuple(map(rule, rules)), tuple(map(subject, sources)), port)
         self.targets[ns, name] = made
         return self
 
@@ -227,7 +225,13 @@ class World:
         options = other.pop("options", {})
         headers = tuple(other.pop("headers", {}).items())
         request = Request(
-            account_of(source) if source else "", (namespace or NS, name), int(port or 80), method, path, headers, **other
+            account_of(source) if source else "",
+            (namespace or NS, name),
+            int(port or 80),
+            method,
+            path,
+            headers,
+            **other,
         )
         return evaluate(self.mesh(**options), request)
 

@@ -190,10 +190,12 @@ def _http(
         words = f"There is no HTTPRouteGroup {namespace}/{rule.name}; the rule grants nothing"
         notes.append(finding("SMI0301", target.ref, f"{where}.name", words))
         return ()
-    for name in rule.matches:
-        if all(named.name != name for named in group):
-            words = f"HTTPRouteGroup {namespace}/{rule.name} has no match {name[:80]!r}"
-            notes.append(finding("SMI0301", target.ref, f"{where}.matches", words))
+    unknown = [name for name in rule.matches if all(named.name != name for named in group)]
+    for name in unknown:
+        words = f"HTTPRouteGroup {namespace}/{rule.name} has no match {name[:80]!r}; the rule grants nothing"
+        notes.append(finding("SMI0301", target.ref, f"{where}.matches", words))
+    if unknown:
+        return ()
     chosen = [named for named in group if not rule.matches or named.name in rule.matches]
     notes.extend(_lint(named) for named in chosen if named.open_ended)
     return tuple(dict.fromkeys(named.match for named in chosen if named.match is not None))

@@ -107,11 +107,10 @@ async def udp_app(name: str, address: str, port: int) -> AsyncIterator[None]:
     """Answer each datagram with the application's name."""
 
     class Protocol(asyncio.DatagramProtocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        def connection_made(self, transport: Any) -> None:
             self.transport = transport
 
         def datagram_received(self, _data: bytes, addr: tuple[str, int]) -> None:
-            assert isinstance(self.transport, asyncio.DatagramTransport)
             self.transport.sendto(name.encode(), addr)
 
     loop = asyncio.get_running_loop()
@@ -304,17 +303,21 @@ class TcpClient:
         return cls(*await asyncio.wait_for(asyncio.open_connection(address, port), TIMEOUT))
 
     async def line(self) -> str:
-        """Return the next line; "" if the connection was closed."""
+        """Return the next line; "" if the connection was closed, which closes this side too."""
         try:
-            return (await asyncio.wait_for(self._reader.readline(), TIMEOUT)).decode()
+            line = (await asyncio.wait_for(self._reader.readline(), TIMEOUT)).decode()
         except ConnectionError:
-            return ""
+            line = ""
+        if not line:
+            self.close()
+        return line
 
     async def ask(self, text: str) -> str:
         try:
             self._writer.write(text.encode() + b"\n")
             await self._writer.drain()
         except ConnectionError:
+            self.close()
             return ""
         return await self.line()
 

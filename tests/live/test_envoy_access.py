@@ -305,7 +305,11 @@ async def test_many_connections_in_a_row_are_all_let_in(town: Town) -> None:
     """The callers' proxies open new connections to the server all the time (see the test above)."""
     await town.publish(web())
     for _ in range(10):
-        reply = (await http2(dial("web"), WEB, [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "x")]))[0]
+        reply = (
+            await http2(
+                dial("web"), WEB, [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "x")]
+            )
+        )[0]
         assert reply.status == 200
         assert (await town.get()).status == 200
 

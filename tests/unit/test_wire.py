@@ -620,6 +620,41 @@ def test_an_identity_binding_in_an_older_version_is_written_and_told(version: st
     assert wire.decode(raw)[0] == obj
 
 
+@pytest.mark.parametrize(
+    ("kind", "lost_text", "spec", "restored"),
+    [
+        ("TrafficTarget", '{"port": 80}', {"destination": {**SA, "port": 9}, "rules": [RULE], "sources": [SA]}, 9),
+        ("TCPRoute", '{"matches": {"ports": [80]}}', {"matches": {"ports": [9]}}, (9,)),
+        (
+            "TrafficSplit",
+            '{"matches": [{"kind": "HTTPRouteGroup", "name": "old"}]}',
+            {
+                "service": "web",
+                "backends": [{"service": "a", "weight": 1}],
+                "matches": [{"kind": "HTTPRouteGroup", "name": "new"}],
+            },
+            ("new",),
+        ),
+    ],
+)
+def test_what_was_written_anew_counts_more_than_the_annotation(
+    kind: str, lost_text: str, spec: dict[str, Any], restored: object
+) -> None:
+    raw = manifest(kind, "v1alpha4", spec=spec)
+    raw["metadata"]["annotations"] = {"smi-adapter.io/lost-in-v1alpha3": lost_text}
+    obj, findings = wire.decode(raw)
+    assert obj is not None
+    assert restored in {getattr(obj, name, None) for name in ("port", "ports", "matches")}
+    assert [(one.code, one.severity) for one in findings] == [("SMI0504", Severity.INFO)]
+    assert not obj.meta.annotations
+
+
+@pytest.mark.parametrize("name", ["web\n", "Web", "web.", "-web", "w_b", "", "a" * 254, "web\u0000", "wéb", 5, None])
+def test_a_name_that_kubernetes_would_not_take_is_refused(name: object) -> None:
+    raw = target("v1alpha4", sources=[{**SA, "name": name}])
+    assert read(raw) == (None, ["SMI0505"])
+
+
 def binding(**schemes: Any) -> dict[str, Any]:
     return manifest("IdentityBinding", "v1alpha4", spec={"schemes": schemes})
 

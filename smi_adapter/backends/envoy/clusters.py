@@ -129,7 +129,9 @@ def _sockets(service: Service, port: ServicePort) -> Fields:
     if port.identities and all(endpoint.identity for endpoint in port.endpoints):
         return {"transport_socket": secure}
     return {
-        "transport_socket_matches": [{"name": _PLAIN, "match": struct({_PLAIN: True}), "transport_socket": plain_text()}],
+        "transport_socket_matches": [
+            {"name": _PLAIN, "match": struct({_PLAIN: True}), "transport_socket": plain_text()}
+        ],
         "transport_socket": secure,
     }
 

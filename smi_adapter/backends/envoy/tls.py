@@ -47,7 +47,11 @@ def upstream(identities: Iterable[str], sni: str) -> Fields:
     return extension(
         TLS_SOCKET,
         UPSTREAM_TLS,
-        {"sni": sni, "max_session_keys": value(0), "common_tls_context": {**_common(), **_combined(exactly(identities))}},
+        {
+            "sni": sni,
+            "max_session_keys": value(0),
+            "common_tls_context": {**_common(), **_combined(exactly(identities))},
+        },
     )
 
 
