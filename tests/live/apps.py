@@ -213,7 +213,7 @@ class HttpClient:
 
     @classmethod
     async def connect(cls, address: str, port: int, *, source: str = "", tls: Any = None) -> Self:
-        where = {"local_addr": (source, 0)} if source else {}
+        where: dict[str, Any] = {"local_addr": (source, 0)} if source else {}
         opened = asyncio.open_connection(address, port, ssl=tls, server_hostname="any" if tls else None, **where)
         return cls(*await asyncio.wait_for(opened, TIMEOUT))
 

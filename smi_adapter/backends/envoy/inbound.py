@@ -124,7 +124,6 @@ def _listener(
         bound = [socket_address(instance.address, port.number) for port in ports]
         fields["address"] = bound[0]
         fields["additional_addresses"] = [{"address": address} for address in bound[1:]]
-        fields["enable_reuse_port"] = value(False)  # a port that is taken must be an error
     return resource(LISTENER, fields, _origins(workload))
 
 
