@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers make a forked child abort before it is an Envoy
-
 from smi_adapter.backends import Change, Resource, XdsConfig
 from smi_adapter.backends.envoy import BACKEND
 from smi_adapter.backends.envoy.bootstrap import ClientCertificate, ControlPlane, Local, bootstrap

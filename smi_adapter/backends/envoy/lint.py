@@ -100,14 +100,7 @@ def _closed(label: str, content: Any) -> Iterator[str]:
 
 def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Yield a message and all messages in it, opening each Any."""
-    if content.DESCRIPTOR.full_name == "google.protobuf.Any":
-        try:
-            kind = message(content.type_url.removeprefix(TYPE_URL_PREFIX))
-        except KeyError:
-            yield where, content
-        else:
-            yield from _walk(kind.FromString(content.value), where)
-        return
+    content = _opened(content)
     yield where, content
     for descriptor, value in content.ListFields():
         if descriptor.message_type is None:
@@ -122,6 +115,17 @@ def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
                 yield from _walk(item, f"{place}[{index}]")
         else:
             yield from _walk(value, place)
+
+
+def _opened(content: Any) -> Any:
+    """Return what an Any holds, or the Any itself if that is unknown to us; any other message as it is."""
+    if content.DESCRIPTOR.full_name != "google.protobuf.Any":
+        return content
+    try:
+        kind = message(content.type_url.removeprefix(TYPE_URL_PREFIX))
+    except KeyError:
+        return content
+    return kind.FromString(content.value)
 
 
 # -------------------------------------------------------------------------------------------------------- scopes
