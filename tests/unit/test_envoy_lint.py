@@ -55,12 +55,15 @@ def planted(message_name: str, name: str, plant: Plant) -> EnvoyConfig:
     for part, resources in config.parts.items():
         if part[1:] == ("shop", "v"):
             continue
-        parts[part] = tuple(
-            changed(item, plant) if (item.type_url, item.name) == (names.type_url(message_name), name) else item
-            for item in resources
-        )
+        parts[part] = tuple(changed(item, plant) if _is(item, message_name, name) else item for item in resources)
     assert parts != dict(config.parts), "nothing was planted"
     return replace(config, parts=MappingProxyType(parts))
+
+
+def _is(resource: Resource, message_name: str, name: str) -> bool:
+    """Tell whether it is the resource of that type and name; a name that ends with `/` is the beginning of one."""
+    named = resource.name.startswith(name) if name.endswith("/") else resource.name == name
+    return named and resource.type_url == names.type_url(message_name)
 
 
 def changed(resource: Resource, plant: Plant) -> Resource:
@@ -108,7 +111,7 @@ def test_what_is_rendered_is_sound() -> None:
 
 IN_ROUTES, OUT_ROUTES = "in/shop/w/80", "out/shop/web/80"
 INBOUND, OUTBOUND, DENIED = "in/shop/w", "out/shop/web/80", "denied/http"
-CLUSTER, TCP_ACCESS = "shop/web/80", "tcp/shop/w/90"
+CLUSTER, TCP_ACCESS = "shop/web/80", "tcp/shop/w/90/"
 
 PLANTED: list[tuple[str, str, str, Plant]] = [
     # RBAC that allows everything
