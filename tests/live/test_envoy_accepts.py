@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from smi_adapter.backends import Resource, XdsConfig
-from smi_adapter.backends.envoy import names
+from smi_adapter.backends.envoy import BACKEND, names
+from smi_adapter.backends.envoy.lint import lint
 from smi_adapter.envoy_api import message, serialise, version_of
 from smi_adapter.mesh import AccessMode, Anchor, Instance
+from tests import meshes
 from tests.live.apps import HttpClient, TcpClient
 from tests.live.fleet import loopback
 from tests.live.town import (
@@ -126,22 +127,9 @@ async def test_the_forms_for_a_cluster_are_taken(town: Town) -> None:
         replace(pod, instances=(Instance("a", "10.0.0.1", ""), Instance("b", "10.0.0.2", "")), dial=())
         for pod in workloads(ANYTHING, ANYTHING)
     ]
-    config = await town.publish(web())
-    fleet = town.fleet
-    rendered = await _published(town, services, pods)
-    types = {name.rpartition("/")[2] for name in fleet.envoys[proxy("client")].stats("listener_manager.")}
-    assert types
-    assert config.parts != rendered.parts
-    dump = fleet.envoys[proxy("client")].admin("/listeners")
-    assert "out/any::" in dump
-    inbound = fleet.envoys[proxy("v1")].admin("/listeners")
-    assert "in/shop/v1::" in inbound
-
-
-async def _published(town: Town, services: list[Any], pods: list[Any]) -> XdsConfig:
-    """Publish a Mesh of a cluster with its two wildcard addresses moved to loopback ones, one for each proxy."""
-    from smi_adapter.backends.envoy import BACKEND  # noqa: PLC0415
-    from tests import meshes  # noqa: PLC0415
+    await town.publish(web())
+    trust = town.fleet.mesh.trust
+    places = {names.OUTBOUND_ANY: loopback(200, 1), "in/shop/v1": loopback(200, 2), "in/shop/v2": loopback(200, 3)}
 
     def moved(item: Resource) -> Resource:
         if item.type_url != names.type_url(names.LISTENER):
@@ -149,19 +137,18 @@ async def _published(town: Town, services: list[Any], pods: list[Any]) -> XdsCon
         listener = message(names.LISTENER).FromString(item.body)
         address = listener.address.socket_address
         if address.address == "0.0.0.0":
-            address.address = (
-                loopback(200, list(PODS).index(item.name.rpartition("/")[2]) + 2)
-                if item.name != "out/any"
-                else loopback(200, 1)
-            )
-            listener.enable_reuse_port.value = True
+            address.address = places.get(item.name, loopback(200, 4))
         return with_body(item, serialise(listener))
 
-    config = BACKEND.render(replace(meshes.mesh(services, pods), trust=town.fleet.mesh.trust))
-    town.fleet.server.publish(edited(config, moved))
+    rendered = BACKEND.render(replace(meshes.mesh(services, pods), trust=trust))
+    assert not lint(rendered), "\n".join(lint(rendered))
+    town.fleet.server.publish(edited(rendered, moved))
+    town.fleet.config = None  # the next test renders everything
     await town.fleet.settle()
-    town.fleet.config = None
-    return config
+    listening = {name: town.fleet.envoys[proxy(name)].admin("/listeners") for name in ("client", "v1")}
+    assert f"out/any::{loopback(200, 1)}:15001" in listening["client"]
+    assert "out/shop/web/18080::10.96.0.1:18080" in listening["client"]
+    assert f"in/shop/v1::{loopback(200, 2)}:15006" in listening["v1"]
 
 
 async def test_a_proxy_that_is_asked_directly_for_an_undeclared_port_closes(town: Town) -> None:

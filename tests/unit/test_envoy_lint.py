@@ -110,7 +110,7 @@ def test_what_is_rendered_is_sound() -> None:
 
 
 IN_ROUTES, OUT_ROUTES = "in/shop/w/80", "out/shop/web/80"
-INBOUND, OUTBOUND, DENIED = "in/shop/w", "out/shop/web/80", "denied/http"
+INBOUND, OUTBOUND, DENIED = "in/shop/w", "out/shop/web/80", "out/shop/secret/80"
 CLUSTER, TCP_ACCESS = "shop/web/80", "tcp/shop/w/90/"
 
 PLANTED: list[tuple[str, str, str, Plant]] = [

@@ -237,11 +237,24 @@ def test_a_proxy_sees_its_own_side_and_what_it_may_call_with_the_backends_behind
     assert config.identities[key("other")] == spiffe("other")
 
 
-def test_a_dialling_workload_gets_one_listener_for_each_port_it_may_call_and_two_for_the_rest() -> None:
+def test_a_dialling_workload_gets_a_listener_for_each_port_denied_or_not() -> None:
     services = [
         service("web", callers=[spiffe("client")]),
-        *[service(f"s{number}", callers=[]) for number in range(5)],
-        *[service(f"t{number}", callers=[], protocol=TCP) for number in range(5)],
+        service("s", callers=[]),
+        service("t", callers=[], protocol=TCP),
+        service("u", callers=[], protocol=UDP),
+    ]
+    dial = {item.key[1]: f"127.1.0.{number}" for number, item in enumerate(services, start=1)}
+    config = render(services, [workload("client", dial=dial)])
+    listeners = config.parts[("dial", "shop", "client")]
+    assert {item.name for item in listeners} == {"out/shop/web/80", "out/shop/s/80", "out/shop/t/80"}
+
+
+def test_many_denied_ports_share_two_listeners_that_stand_first() -> None:
+    services = [
+        service("web", callers=[spiffe("client")]),
+        *[service(f"s{number}", callers=[]) for number in range(40)],
+        *[service(f"t{number}", callers=[], protocol=TCP) for number in range(40)],
         service("u", callers=[], protocol=UDP),
     ]
     dial = {item.key[1]: f"127.1.0.{number}" for number, item in enumerate(services, start=1)}
@@ -249,7 +262,7 @@ def test_a_dialling_workload_gets_one_listener_for_each_port_it_may_call_and_two
     listeners = config.parts[("dial", "shop", "client")]
     assert [item.name for item in listeners] == ["denied/http", "denied/tcp", "out/shop/web/80"]
     denied = parse(listeners[0])
-    assert len(denied.additional_addresses) == 4
+    assert len(denied.additional_addresses) == 39
 
 
 def test_in_a_cluster_services_share_unbound_listeners_and_one_catches() -> None:
