@@ -17,7 +17,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 
 
 @dataclass(frozen=True, slots=True)

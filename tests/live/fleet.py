@@ -28,7 +28,7 @@ from smi_adapter.mesh import Instance, Key, Mesh, Service, Trust, Workload
 from tests import meshes
 from tests.live.envoys import EnvoyProcess
 
-SETTLE = 20.0
+SETTLE = 40.0
 _BLOCK = 20 + os.getpid() % 200
 
 
