@@ -552,3 +552,29 @@ def test_secrets_are_those_of_the_identity_and_change_with_it() -> None:
     changes = client.view.replace_secrets([resource(SECRET, "default", 2), resource(SECRET, "ROOTCA")])
     client.stream.on_change(changes, 1)
     assert said(client.take_all()) == [("SDS", ["default"], [])]
+
+
+def test_a_name_subscribed_again_is_sent_again_even_if_it_changed_and_changed_back_meanwhile() -> None:
+    controller = Controller(one_part(endpoints("a")))
+    client = controller.connect()
+    client.ask(ENDPOINTS, "a")
+    first = client.receive()
+    client.ask(ENDPOINTS, drop=["a"])
+    client.ask(ENDPOINTS, "a")
+    controller.publish(one_part(endpoints("a", 2)))
+    controller.publish(one_part(endpoints("a")))
+    client.ack(first)
+    assert said(client.take_all()) == [("EDS", ["a"], [])]
+
+
+def test_after_a_refused_message_nothing_is_believed_to_be_in_force() -> None:
+    """An Envoy applies an arbitrary part of it, so going back needs a push."""
+    controller = Controller(one_part(routes("r1"), routes("r2")))
+    client = controller.connect()
+    client.ask(ROUTES, "r1", "r2")
+    client.take_all()
+    controller.publish(one_part(routes("r1", 2), routes("r2", 2)))
+    both = client.receive()
+    controller.publish(one_part(routes("r1"), routes("r2")))
+    client.nack(both)
+    assert said(client.take_all()) == [("RDS", ["r1"], []), ("RDS", ["r2"], [])]

@@ -248,11 +248,16 @@ class AdsServer:
         reader = asyncio.create_task(self._read(session, context), name="xds-reader")
         try:
             await self._write(session, context)
+        except asyncio.CancelledError:
+            if session.ending is None:  # the proxy has gone
+                raise
         finally:
             reader.cancel()
             self._forget(session)
-        if session.ending is not None and session.ending[0] is not grpc.StatusCode.OK:
-            await context.abort(*session.ending)
+        ending = session.ending
+        del session, reader  # the abort may wait behind a message that a stopped proxy does not read
+        if ending is not None and ending[0] is not grpc.StatusCode.OK:
+            await context.abort(*ending)
 
     async def _admit(self, context: _Context) -> _Session:
         """Find out who is there; _RefusedError for anybody who may not stream. No byte of config goes out before."""
@@ -264,7 +269,7 @@ class AdsServer:
         if not await self._admission.admit():
             raise _RefusedError(grpc.StatusCode.UNAVAILABLE, "too many new streams, try again")
         try:
-            first = await asyncio.wait_for(context.read(), self._limits.first_request)
+            first = await asyncio.wait_for(_next(context), self._limits.first_request)
         except TimeoutError:
             raise _RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came") from None
         if first is _EOF:
@@ -318,7 +323,7 @@ class AdsServer:
         """Feed requests to the state machine. A bad one, or a fault of ours, ends this stream only (X6)."""
         stream = session.stream
         try:
-            while (request := await context.read()) is not _EOF:
+            while (request := await _next(context)) is not _EOF:
                 stream.on_request(request)
                 if stream.has_work:
                     session.wake.set()
@@ -395,6 +400,7 @@ class AdsServer:
                     _log.warning("%s/%s has not acknowledged for %.0f s", *session.workload, waiting)
                     self._tell([status.late(session.workload, waiting)])
                 if waiting > limits.end_after and session.task is not None:
+                    session.end(grpc.StatusCode.DEADLINE_EXCEEDED, "no acknowledgement")
                     session.task.cancel()  # its writer may be stuck in a write that never ends
 
     def _options(self) -> list[tuple[str, int]]:
@@ -407,6 +413,14 @@ class AdsServer:
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.server_handshake_timeout_ms", 10_000),
         ]
+
+
+async def _next(context: _Context) -> Any:
+    """Return the next request; EOF too when the connection or the server is gone, for which gRPC has many errors."""
+    try:
+        return await context.read()
+    except Exception:  # noqa: BLE001 - see above
+        return _EOF
 
 
 async def _healthy(_request: bytes, _context: object) -> bytes:

@@ -13,7 +13,7 @@ again alone; refused bytes are remembered, and whoever is let in by them gets th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -100,6 +100,7 @@ class Stream:
         self.subscriptions: dict[str, Subscription] = {}
         self.refusals: dict[tuple[str, str], Refusal] = {}
         self.last_error = ""
+        self._ordered: list[Subscription] = []
         self._sight = sight
         self._pace = pace
         self._on_answer = on_answer
@@ -156,7 +157,7 @@ class Stream:
         self._wake_at = math.inf
         if self._leaving:
             self._ripen(now)
-        for subscription in self._in_order():
+        for subscription in self._ordered:
             if subscription.outstanding is None and (subscription.pending or subscription.must_answer):
                 message = self._compose(subscription, now)
                 if message is not None:
@@ -202,6 +203,8 @@ class Stream:
         if len(self.subscriptions) >= _MOST_TYPES:
             raise OverLimitError(f"more than {_MOST_TYPES} resource types")
         subscription = self.subscriptions[request.type_url] = Subscription(request.type_url)
+        self._ordered.append(subscription)
+        self._ordered.sort(key=lambda sub: SEND_ORDER.index(sub.type_url) if sub.type_url in SEND_ORDER else 99)
         for refusal in self._inherited:
             if refusal.resource.type_url == request.type_url:
                 subscription.reject(refusal.resource, refusal.error)
@@ -310,13 +313,6 @@ class Stream:
         return None if subscription.rejection(closed) else closed
 
     # -------------------------------------------------------------------------------------------------- composing
-
-    def _in_order(self) -> Iterator[Subscription]:
-        for type_url in SEND_ORDER:
-            if type_url in self.subscriptions:
-                yield self.subscriptions[type_url]
-        if len(self.subscriptions) > len(SEND_ORDER) or any(url not in SEND_ORDER for url in self.subscriptions):
-            yield from [sub for url, sub in self.subscriptions.items() if url not in SEND_ORDER]
 
     def _gate(self, subscription: Subscription) -> float:
         """Return the generation from which on resources of that type have to wait for clusters and endpoints."""
