@@ -364,7 +364,7 @@ def test_a_removed_name_that_is_still_asked_for_is_said_to_be_gone_after_twice_t
 # ------------------------------------------------------------------------------------------------------------ NACKs
 
 
-def test_access_bearing_resources_travel_alone_and_first() -> None:
+def test_access_bearing_resources_travel_alone() -> None:
     inbound = [routes(f"in/shop/web/{port}", closed=b"deny") for port in (80, 81)]
     client = Controller(one_part(routes("out/1"), routes("out/2"), *inbound)).connect()
     client.ask(ROUTES, "out/1", "in/shop/web/80", "out/2", "in/shop/web/81")
@@ -373,6 +373,23 @@ def test_access_bearing_resources_travel_alone_and_first() -> None:
         ("RDS", ["in/shop/web/81"], []),
         ("RDS", ["out/1", "out/2"], []),
     ]
+
+
+def test_an_access_rule_that_changes_all_the_time_does_not_hold_back_other_routes() -> None:
+    def world(access: int, r: int) -> list[Resource]:
+        return [routes("in/shop/web/80", access, closed=b"deny"), routes("out", r)]
+
+    controller = Controller(one_part(*world(0, 0)))
+    client = controller.connect(pace=Pace(burst=100))
+    client.ask(ROUTES, "in/shop/web/80", "out")
+    client.take_all()
+    told = []
+    for number in range(1, 6):
+        controller.publish(one_part(*world(number, 1)))
+        told += said([response := client.receive()])
+        controller.publish(one_part(*world(number + 100, 1)))
+        client.ack(response)
+    assert ("RDS", ["out"], []) in told
 
 
 def test_rejected_bytes_are_never_sent_again_and_the_next_version_is() -> None:

@@ -153,7 +153,7 @@ class AdsServer:
             )
         )
         try:
-            bound = server.add_secure_port(f"{host}:{port}", _credentials(tls))
+            bound = server.add_secure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", _credentials(tls))
         except RuntimeError as problem:
             raise OSError(f"cannot listen on {host}:{port}; is another process using that port?") from problem
         await server.start()
@@ -183,10 +183,14 @@ class AdsServer:
             if config.identities.get(session.workload) != session.identity:
                 session.end(grpc.StatusCode.PERMISSION_DENIED, _NOT_YOU)
                 continue
-            changes = self._changes_for(session, config, changed, before)
-            if changes:
-                session.stream.on_change(changes, self._generation)
-                session.wake.set()
+            try:
+                changes = self._changes_for(session, config, changed, before)
+                if changes:
+                    session.stream.on_change(changes, self._generation)
+                    session.wake.set()
+            except Exception:  # noqa: BLE001 - a fault with one proxy must not keep the others from what is new
+                _log.exception("publishing to %s/%s failed", *session.workload)
+                session.end(grpc.StatusCode.INTERNAL, "internal error")
         self._published.set()
 
     def secrets_changed(self, identity: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from smi_adapter.backends import Resource
@@ -78,6 +79,14 @@ class Refusal:
 
     resource: Resource
     error: str
+
+
+class _Verdict(Enum):
+    """What to do about a name that is pending, other than to send its resource."""
+
+    NEEDLESS = auto()
+    REMOVE = auto()
+    LATER = auto()
 
 
 @dataclass(slots=True)
@@ -345,7 +354,8 @@ class Stream:
     def _pick(self, subscription: Subscription) -> tuple[list[Resource], list[str], bool]:
         """Choose what goes into the next message: resources, names to remove, and whether the proxy waits for any.
 
-        Forgets what need not be said. A resource that bears access, or is under suspicion, is returned alone.
+        Forgets what need not be said. In the order in which it became pending, so nothing starves; a resource that
+        bears access, or is under suspicion, is returned alone.
         """
         gate = self._gate(subscription)
         resources: list[Resource] = []
@@ -354,34 +364,38 @@ class Stream:
         asked = False
         size = 0
         for name, pending in subscription.pending.items():
-            if pending.resource is None:
-                if self._may_remove(subscription, name, pending):
-                    removed.append(name)
-                    asked |= pending.asked
-                else:
-                    needless.append(name)
-                continue
-            resource = self._acceptable(subscription, pending.resource)
-            if resource is None or (not pending.forced and subscription.names.get(name) == resource.version):
+            verdict = self._judge(subscription, name, pending, gate)
+            if verdict is _Verdict.NEEDLESS:
                 needless.append(name)
-                continue
-            access = bears_access(pending.resource)
-            if pending.last >= gate and not (access and subscription.holds(name)):
-                continue  # what it refers to is on its way
-            if access or name in subscription.alone:
-                resources, removed, asked = [resource], [], pending.asked
-                break
-            size += chunks.size(resource)
-            if resources and size > self._pace.response_bytes:
-                break
-            resources.append(resource)
-            asked |= pending.asked
+            elif verdict is _Verdict.REMOVE:
+                removed.append(name)
+                asked |= pending.asked
+            elif isinstance(verdict, Resource):
+                alone = name in subscription.alone or _bears_access(pending)
+                size += chunks.size(verdict)
+                if (resources or removed) and (alone or size > self._pace.response_bytes):
+                    continue
+                resources.append(verdict)
+                asked |= pending.asked
+                if alone:
+                    break
         for name in needless:
             del subscription.pending[name]
             subscription.alone.discard(name)
         if needless:
             subscription.recount()
         return resources, removed, asked
+
+    def _judge(self, subscription: Subscription, name: str, pending: Pending, gate: float) -> Resource | _Verdict:
+        """Say what to do about one name now; a resource is to be sent."""
+        if pending.resource is None:
+            return _Verdict.REMOVE if self._may_remove(subscription, name, pending) else _Verdict.NEEDLESS
+        resource = self._acceptable(subscription, pending.resource)
+        if resource is None or (not pending.forced and subscription.names.get(name) == resource.version):
+            return _Verdict.NEEDLESS
+        if pending.last >= gate and not (_bears_access(pending) and subscription.holds(name)):
+            return _Verdict.LATER  # what it refers to is on its way
+        return resource
 
     def _may_remove(self, subscription: Subscription, name: str, pending: Pending) -> bool:
         """Tell whether to say now that a name is gone; if the proxy uses it still, it is put off (break after make).
@@ -439,3 +453,7 @@ class Stream:
             subscription = self.subscriptions[type_url]
             if subscription.holds(name) and self._sight.find(type_url, name) is None:
                 subscription.add(name, Pending(None, self._generation, self._generation, asked=True))
+
+
+def _bears_access(pending: Pending) -> bool:
+    return pending.resource is not None and bears_access(pending.resource)
