@@ -40,6 +40,7 @@ _EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]
 
 _SERVING: Final = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
 _REMEMBERED_PROXIES: Final = 1000
+_GOODBYE: Final = 5.0
 _NOT_YOU: Final = "this certificate may not stream as that node"
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"
@@ -133,9 +134,9 @@ class AdsServer:
     # ------------------------------------------------------------------------------------------------- life cycle
 
     async def start(self, host: str, port: int, tls: Callable[[], ServerTls]) -> int:
-        """Listen; return the port. `tls` is called on another thread at each handshake, so it may rotate.
+        """Listen; return the port. OSError if the address is taken. Proxies wait until the first `publish`.
 
-        OSError if the address is taken. Proxies wait until the first `publish`.
+        `tls` is called on another thread at each handshake, so it may rotate; until then it returns equal values.
         """
         server = grpc.aio.server(options=self._options())
         delta = grpc.stream_stream_rpc_method_handler(
@@ -171,6 +172,8 @@ class AdsServer:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+        if streams := [session.task for session in self._sessions if session.task is not None]:
+            await asyncio.wait(streams, timeout=_GOODBYE)
 
     # ------------------------------------------------------------------------------------------------ what is new
 
@@ -432,13 +435,23 @@ async def _healthy(_request: bytes, _context: object) -> bytes:
 
 
 def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
-    """Return credentials that require a client certificate and ask `tls` again at each handshake."""
+    """Return credentials that require a client certificate and ask `tls` again at each handshake.
 
-    def configuration() -> Any:
-        now = tls()
-        return grpc.ssl_server_certificate_configuration([(now.private_key, now.certificate)], now.client_roots)
+    What did not change must not be set again: gRPC swaps it without a lock, and handshakes on two threads then crash
+    the process (seen with grpcio 1.85).
+    """
+    current = tls()
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+    def changed() -> Any:
+        nonlocal current
+        before, current = current, tls()
+        return None if current == before else _configuration(current)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(current), changed, require_client_authentication=True)
+
+
+def _configuration(tls: ServerTls) -> Any:
+    return grpc.ssl_server_certificate_configuration([(tls.private_key, tls.certificate)], tls.client_roots)
 
 
 def _identity(context: _Context) -> str | None:
