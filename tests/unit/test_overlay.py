@@ -23,7 +23,7 @@ def test_any_history_of_edits_gives_what_a_dict_would_hold(base: dict[int, int],
         assert dict(mapping) == expected
         assert mapping == expected
         assert len(mapping) == len(expected)
-        assert list(mapping) == list(mapping.keys())
+        assert list(mapping) == [key for key, _ in mapping.items()]
         assert all(mapping.get(key) == expected.get(key) and (key in mapping) == (key in expected) for key in range(21))
 
 
@@ -38,7 +38,7 @@ def test_replaced_values_keep_their_place() -> None:
 
 
 def test_a_long_history_does_not_pile_up() -> None:
-    mapping = edited({key: 0 for key in range(1000)}, {0: 1})
+    mapping = edited(dict.fromkeys(range(1000), 0), {0: 1})
     kinds = set()
     for key in range(1000):
         mapping = edited(mapping, {key: key})

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
-from smi_adapter.overlay import edited
+from smi_adapter.overlay import GONE, edited
 
 L = TypeVar("L")
 R = TypeVar("R")
@@ -37,8 +37,9 @@ class EditedRelation(Generic[L, R]):
             self._thawed(left).add(right)
 
     def finish(self) -> Mapping[L, frozenset[R]]:
-        """Return the edited relation, or `before` itself if nothing was edited; who lost all may keep an empty set."""
-        return edited(self._before, {left: frozenset(rights) for left, rights in self._edited.items()})
+        """Return the edited relation, or `before` itself if nothing was edited."""
+        edits = {left: frozenset(rights) if rights else GONE for left, rights in self._edited.items()}
+        return edited(self._before, edits)
 
     def _thawed(self, left: L) -> set[R]:
         if left not in self._edited:
