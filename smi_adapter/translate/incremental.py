@@ -101,10 +101,29 @@ class Draft(Generic[K, V]):
 
     def frozen(self, *, ordered: bool = False) -> Mapping[K, V]:
         """Return the result, read-only; `ordered`: by key, so that equal content is also walked equally."""
+        if not self._edits:
+            return self._base
         result = edited(self._base, self._edits)
         if ordered and self._grown:
             return MappingProxyType(dict(sorted(result.items())))
         return result
+
+
+class Drafts(dict[str, Draft[Any, Any]]):
+    """A draft of each table, made when it is first asked for: a small change touches few of them."""
+
+    def __init__(self, tables: Mapping[str, Mapping[Any, Any]]) -> None:
+        super().__init__()
+        self._tables = tables
+
+    def __missing__(self, name: str) -> Draft[Any, Any]:
+        draft: Draft[Any, Any] = Draft(self._tables.get(name, _EMPTY))
+        self[name] = draft
+        return draft
+
+    def frozen(self) -> Mapping[str, Mapping[Any, Any]]:
+        """Return all tables, those that were drafted as they are now."""
+        return {**self._tables, **{name: draft.frozen() for name, draft in self.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +164,9 @@ class Run:
     def __init__(self, steps: tuple[Step, ...], state: State) -> None:
         self._state = state
         self._steps = steps
-        self.parts = _drafts(steps, state.parts)
-        self._findings = _drafts(steps, state.findings)
-        self._reads = _drafts(steps, state.reads)
+        self.parts = Drafts(state.parts)
+        self._findings = Drafts(state.findings)
+        self._reads = Drafts(state.reads)
         self._due: defaultdict[str, set[Any]] = defaultdict(set)
         self._gained: defaultdict[Token, set[Node]] = defaultdict(set)
         self._lost: defaultdict[Token, set[Node]] = defaultdict(set)
@@ -217,15 +236,11 @@ class Run:
     def state(self) -> State:
         """Return the State of everything computed so far."""
         return State(
-            parts={name: draft.frozen() for name, draft in self.parts.items()},
-            findings={name: draft.frozen() for name, draft in self._findings.items()},
-            reads={name: draft.frozen() for name, draft in self._reads.items()},
+            parts=self.parts.frozen(),
+            findings=self._findings.frozen(),
+            reads=self._reads.frozen(),
             readers=regrouped(self._state.readers, self._gained, self._lost),
         )
-
-
-def _drafts(steps: tuple[Step, ...], tables: Mapping[str, Mapping[Any, Any]]) -> dict[str, Draft[Any, Any]]:
-    return {step.name: Draft(tables.get(step.name, _EMPTY)) for step in steps}
 
 
 def regrouped(
