@@ -367,7 +367,8 @@ class _Edit:
 
     def _shared(self, services: frozenset[Key]) -> None:
         """Render what all proxies of a cluster see: the roots, and the Listener that catches redirected traffic."""
-        self._put(TRUST_PART, secrets.roots(self.new.trust))
+        if self.new.trust != self.old.trust or TRUST_PART not in self.before.parts:
+            self._put(TRUST_PART, secrets.roots(self.new.trust))
         if any(vip_part(key) in self.parts for key in services):
             self.virtual = has_virtual_addresses(self.new)
             if self.virtual != (CATCH_PART in self.before.parts):
@@ -430,6 +431,8 @@ def _kept(old: Resource | None, new: Resource) -> Resource:
 
 def _edited(before: Mapping[_K, _V], edits: Mapping[_K, _V | None]) -> Mapping[_K, _V]:
     """Return the mapping with these entries replaced, or removed where None; itself if there are no edits."""
+    if not edits:
+        return before
     changes: dict[_K, _V] = {key: GONE if value is None else value for key, value in edits.items()}
     return edited(before, changes)
 
