@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from tests.oracle import build as b
 from tests.oracle.drawing import Dice
+from tests.oracle.evaluator import Profile
 
 VERSIONS: tuple[b.Version, ...] = get_args(b.Version)
 ACCOUNTS = ("alpha", "beta", "gamma")
@@ -37,12 +38,13 @@ GROUPS = ("access.smi-spec.io",) * 6 + (None, "example.com")
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """What a world is about: numbers of objects to pick from, and per cent of the quirks."""
+    """What a world is about: numbers of objects to pick from, per cent of the quirks, and what is left open."""
 
     name: str
     splits: tuple[int, ...] = (0,)
     one_root: int = 0
-    opened: bool = False
+    opened: bool = False  # access is no subject: everybody may do everything
+    everybody: bool = False  # identities are no subject: each target is from everybody to all of one account
     any_path: int = 40
     headers: int = 40
     methods: int = 60
@@ -51,17 +53,24 @@ class Theme:
     port: int = 8
     foreign: int = 4
     binding_counts: tuple[int, ...] = (0, 1, 1, 2)
+    profiles: tuple[Profile, ...] = ("spec", "spec", "spec", "osm", "traefik", "nsm")
 
 
 THEMES = (
     Theme("mixed", splits=(0, 1, 2, 3)),
     Theme("traffic", splits=(1, 2, 2, 3, 3), one_root=75, opened=True, any_path=55, headers=30, methods=25),
-    Theme("routes", any_path=45, headers=65, tcp_rules=5, bound=0, port=0, binding_counts=(0,)),
-    Theme("ports", any_path=90, headers=5, methods=5, tcp_rules=65, bound=5, port=35),
+    Theme(
+        "routes", everybody=True, any_path=40, headers=60, methods=35, tcp_rules=2, bound=0, port=0, foreign=0,
+        binding_counts=(0,), profiles=("spec", "osm", "traefik", "nsm"),
+    ),
+    Theme(
+        "ports", everybody=True, any_path=95, headers=0, methods=0, tcp_rules=65, bound=0, port=35, binding_counts=(0,),
+        profiles=("spec", "nsm", "osm", "traefik"),
+    ),
     Theme(
         "identities", any_path=100, headers=0, methods=0, tcp_rules=10, bound=65, port=0, foreign=8, binding_counts=(2,)
     ),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,10 @@ class Stage:
     def other(self, ns: str) -> str:
         """Name a namespace that is not this one."""
         return next((name for name in self.namespaces() if name != ns), "elsewhere")
+
+    def everybody(self) -> list[b.Object]:
+        """List every pod's account as a source."""
+        return [b.account(account, where) for where, account in sorted({(ns, account) for ns, account, _ in self.pods})]
 
     def someone(self, dice: Dice) -> Pod:
         """Pick a caller; the first pod is the one that much is granted to and that much is asked by."""
@@ -165,13 +178,14 @@ def splits(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], set[tuple[st
     roots: set[tuple[str, str]] = set()
     if not services:
         return things, roots
-    favourite, dated = dice.pick(services), dice.chance(50)
+    favourite, dated = dice.pick(services), dice.chance(70)
     wanted = dice.pick(stage.theme.splits)
     for name in dice.some(list(dict.fromkeys(["s1", "s2", "s3", *services])), wanted, wanted):
         local = favourite if dice.chance(stage.theme.one_root) else dice.pick(services)
         roots.add((ns, local))
         root = local if dice.chance(70) else _host(dice, local, ns, stage.other(ns))
-        backends = [_backend(dice, services, stage.other(ns)) for _ in range(dice.count(2, 2, 1, 3, 4))]
+        several = dice.count(2, 2, 2, 1, 3, 4) if dice.chance(96) else 0
+        backends = [_backend(dice, services, stage.other(ns)) for _ in range(several)]
         matches = dice.pick([None, None, None, ["g1"], ["g1"], ["g2"], ["g1", "g2"], ["ghost", "g2"], ["ghost"], []])
         created = dice.pick(["2024-05-01T10:00:00Z", "2024-05-01T10:00:05Z"]) if dated else None
         writer = _split_writer((ns, name, root, backends, matches, created))
@@ -181,8 +195,8 @@ def splits(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], set[tuple[st
 
 def _host(dice: Dice, local: str, ns: str, other: str) -> str:
     own = [f"{local}.{ns}", f"{local}.{ns}.svc", f"{local}.{ns}.svc.cluster.local"]
-    foreign = [f"{local}.{other}.svc", f"{local}.{other}.svc.cluster.local", "www.example.com", "missing"]
-    return dice.pick(own + own + foreign)
+    foreign = [f"{local}.{other}.svc", f"{local}.{other}.svc.cluster.local", "missing"]
+    return dice.pick(own * 2 + foreign + ["www.example.com"] * 3)
 
 
 def _backend(dice: Dice, services: Sequence[str], other: str) -> tuple[str, Any]:
@@ -267,16 +281,17 @@ def targets(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
             destination["port"] = dice.pick(PORT_NUMBERS)
         rules = [_rule(dice, stage.theme) for _ in range(dice.count(1, 1, 2, 2, 3))]
         sources = [_source(dice, stage, ns) for _ in range(dice.count(1, 2, 2, 3))]
+        if stage.theme.everybody:
+            sources = stage.everybody()
         things.append(Thing(_target_writer((ns, name, destination, rules, sources))))
     return things
 
 
 def _open_to_all(stage: Stage, ns: str, accounts: Sequence[str]) -> list[Thing]:
-    everybody = [b.account(account, where) for where, account in sorted({pod[:2] for pod in stage.pods})]
     things = [fixed(b.route_group("open", b.match("all"), ns=ns)), fixed(b.route("open", ns=ns))]
     for account in sorted(set(accounts)):
         for kind in ("HTTPRouteGroup", "TCPRoute"):
-            said = ns, f"{kind.lower()}-{account}", b.account(account), [b.rule("open", kind=kind)], everybody
+            said = ns, f"{kind.lower()}-{account}", b.account(account), [b.rule("open", kind=kind)], stage.everybody()
             things.append(Thing(_target_writer(said)))
     return things
 
