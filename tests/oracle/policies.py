@@ -32,7 +32,7 @@ HEADERS: tuple[Mapping[str, str], ...] = (
 )  # fmt: skip
 WEIGHTS = (1, 1, 2, 3, 10, 90, 0, 0, 1000, 2**32, "500m", "1500m")
 BAD_WEIGHTS = (-1, 1.5, "10")
-PORT_NUMBERS = (80, 8080, 8080, 9090, 81, 70, 7000, 7000, 443, 0, 65536 + 80)
+OTHER_PORTS = (80, 8080, 8080, 9090, 81, 70, 7000, 7000, 443, 0, 65536 + 80)
 GROUPS = ("access.smi-spec.io",) * 6 + (None, "example.com")
 
 
@@ -64,7 +64,7 @@ THEMES = (
         binding_counts=(0,), profiles=("spec", "osm", "traefik", "nsm"),
     ),
     Theme(
-        "ports", everybody=True, any_path=95, headers=0, methods=0, tcp_rules=65, bound=0, port=35, binding_counts=(0,),
+        "ports", everybody=True, any_path=95, headers=0, methods=0, tcp_rules=60, bound=0, port=25, binding_counts=(0,),
         profiles=("spec", "nsm", "osm", "traefik"),
     ),
     Theme(
@@ -116,6 +116,12 @@ class Stage:
         """Name a namespace that is not this one."""
         return next((name for name in self.namespaces() if name != ns), "elsewhere")
 
+    def numbers(self, ns: str) -> list[int]:
+        """List port numbers to write into policies: those of the namespace's Services mostly, and others."""
+        return [number for (where, _), ports in self.services.items() if where == ns for number in ports] * 2 + list(
+            OTHER_PORTS
+        )
+
     def everybody(self) -> list[b.Object]:
         """List every pod's account as a source."""
         return [b.account(account, where) for where, account in sorted({(ns, account) for ns, account, _ in self.pods})]
@@ -141,8 +147,8 @@ def routes(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
     for name in ("g1", "g2", "g3")[: dice.count(2, 1, 3)]:
         matches = [_match(dice, stage.theme, f"m{number}") for number in range(dice.count(1, 2, 2, 3))]
         things.append(Thing(_group_writer(ns, name, matches)))
-    for name in ("r1", "r2")[: dice.count(1, 0, 2)]:
-        listed = dice.some(PORT_NUMBERS, 1, 3)
+    for name in ("r1", "r2")[: dice.count(2, 2, 1, 0)]:
+        listed = dice.some(sorted(set(stage.numbers(ns))), 1, 4)
         things.append(Thing(_route_writer(ns, name, dice.pick([None, [], listed, listed, listed]))))
     if dice.chance(20):
         things.append(fixed(b.route("u1", [], kind="UDPRoute", ns=ns)))
@@ -270,16 +276,18 @@ def targets(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
     if stage.theme.opened and dice.chance(80):
         return _open_to_all(stage, ns, accounts)
     things = []
-    for name in ("t1", "t2", "t3", "t4")[: dice.count(2, 1, 3, 4)]:
-        home = dice.pick([None, None, ns])
-        destination = b.account(dice.pick([*accounts * 5, "nobody"]), home)
-        if dice.chance(stage.theme.bound):
+    every = sorted(set(accounts))
+    more = [dice.pick([*accounts * 5, "nobody"]) for _ in range(dice.count(0, 1, 1, 2))]
+    for number, account in enumerate([*dice.some(every, len(every) - dice.chance(30), len(every)), *more]):
+        name, home = f"t{number}", dice.pick([None, None, ns])
+        destination = b.account(account, home)
+        if dice.chance(stage.theme.bound // 2):
             destination = b.bound(dice.pick(["b1", "b2", "b1", "b2", "ghost"]), home)
         if dice.chance(stage.theme.foreign):
             destination["namespace"] = stage.other(ns)
         if dice.chance(stage.theme.port):
-            destination["port"] = dice.pick(PORT_NUMBERS)
-        rules = [_rule(dice, stage.theme) for _ in range(dice.count(1, 1, 2, 2, 3))]
+            destination["port"] = dice.pick(stage.numbers(ns))
+        rules = [_rule(dice, stage.theme) for _ in range(dice.count(1, 1, 1, 2, 2, 3))]
         sources = [_source(dice, stage, ns) for _ in range(dice.count(1, 2, 2, 3))]
         if stage.theme.everybody:
             sources = stage.everybody()
@@ -313,7 +321,7 @@ def _rule(dice: Dice, theme: Theme) -> b.Object:
 def _source(dice: Dice, stage: Stage, ns: str) -> b.Object:
     where, account, _ = stage.someone(dice)
     if dice.chance(stage.theme.bound):
-        home = dice.pick([ns, ns, *stage.namespaces()])
+        home = dice.pick([ns, ns, ns, *stage.namespaces()])
         return b.bound(dice.pick(["b1", "b2"]), None if home == ns else home, dice.pick(GROUPS))
     if dice.chance(4):
         return b.account(account, where, kind="User")

@@ -150,9 +150,9 @@ def _pods(dice: Dice, identities: Identities | None, addresses: Sequence[str]) -
 
 
 def _services(dice: Dice, theme: Theme, homes: Sequence[str]) -> dict[tuple[str, str], tuple[Any, list[b.Object]]]:
-    selectors: list[Any] = [{"app": "a"}, {"app": "a"}, {"track": "v1"}, {"track": "v2"}] * 4
+    selectors: list[Any] = [{"app": "a"}, {"app": "a"}, {"track": "v1"}, {"track": "v2"}] * 6
     selectors += [{"app": "a", "track": "v2"}, {"app": "b"}, {"app": "nobody"}, None]
-    homes = [max(homes, key=list(homes).count)] * 9 + [*homes] if theme.opened else homes
+    homes = [max(homes, key=list(homes).count)] * (9 if theme.opened else 4) + [*homes]
     keys = [(dice.pick(homes), name) for name in dice.some(SERVICE_NAMES, 3 if theme.opened else 2, 5)]
     if dice.chance(20):
         keys.append((dice.pick(homes), dice.pick(SERVICE_NAMES)))
