@@ -158,7 +158,7 @@ async def bookstore(counts: Counts, environ: Mapping[str, str]) -> None:
     async def handler(_method: str, path: str) -> tuple[int, str]:
         if path == "/buy":
             fetched = await warehouse.request("POST", "/restock-books")
-            return (200, "sold\n") if fetched == 200 else (503, "out of stock\n")  # noqa: PLR2004 - HTTP's own number
+            return (200, "sold\n") if fetched == 200 else (503, "out of stock\n")
         return (200, f"{path}\n") if path in {"/books-bought", "/user", "/order"} else (404, "no such book\n")
 
     await serve(handler, counts, "bookstore", environ)

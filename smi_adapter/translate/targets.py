@@ -29,6 +29,7 @@ class _Draft:
     tcp: list[GrantRule] = field(default_factory=list)
     only_l4: bool = True
     restricted: bool = False
+    unresolved: bool = False
     fields: list[tuple[int, str]] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
 
@@ -59,6 +60,8 @@ def _combined(draft: _Draft) -> tuple[GrantRule, ...]:
     """Put port rules and HTTP rules together: each HTTP rule on the union of the ports (T3)."""
     if draft.only_l4:
         return tuple(draft.tcp)
+    if draft.unresolved:  # T8: it was a restriction, and nobody knows to which ports
+        return ()
     ports: frozenset[int] | None = None
     if draft.restricted:
         sets = [rule.ports for rule in draft.tcp]
@@ -148,6 +151,7 @@ def _rule(view: View, target: TrafficTarget, index: int, rule: TrafficTargetRule
             if route is None:
                 words = f"There is no TCPRoute {key[0]}/{key[1]}; as a set of ports it is empty"
                 draft.notes.append(finding("SMI0302", target.ref, f"{where}.name", words))
+                draft.unresolved = True
                 return
             ports = _ports(target, route.ports, f"{where} (TCPRoute {rule.name})", draft)
             if ports or not route.ports:

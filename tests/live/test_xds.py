@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -185,9 +184,7 @@ async def test_a_stopped_envoy_costs_no_memory_and_has_the_last_version_soon_aft
             await asyncio.sleep(0.01)
         assert resident() - before < 20_000_000
         envoy.thaw()
-        thawed = time.monotonic()
         assert await world.ads.settled(10)
-        assert time.monotonic() - thawed < 10
         assert await get(port) == (200, "v1")
 
 
