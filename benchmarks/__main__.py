@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks import convergence, failures, fanout, footprint, mesh_size, report, revocation
@@ -61,7 +61,8 @@ def measure(plan: Plan, wanted: frozenset[str]) -> tuple[list[Bar], dict[str, st
                 continue
             try:
                 for bar in run(bench, asked):
-                    bench.say(f"{bar.id}: {report.figure(bar.parts[0].value, bar.parts[0].unit)}, {'met' if bar.met else 'MISSED'}")
+                    head = report.figure(bar.parts[0].value, bar.parts[0].unit)
+                    bench.say(f"{bar.id}: {head}, {'met' if bar.met else 'MISSED'}")
                     bars.append(bar)
             except Exception as problem:  # noqa: BLE001 - the other bars are still worth measuring
                 traceback.print_exc()
@@ -87,7 +88,7 @@ def _many_envoys(bench: Bench, _wanted: frozenset[str]) -> Iterator[Bar]:
         yield from convergence.many_envoys(on)
 
 
-def _about(plan: Plan, about: dict[str, object]) -> str:
+def _about(plan: Plan, about: Mapping[str, object]) -> str:
     kind = "quick" if plan.quick else "full"
     return (
         f"A {kind} run of {about['seconds']} s: {about['python']}, {about['system']}, {about['cores']} cores "

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from smi_adapter.decode import ref_of
 from smi_adapter.delivery.xds import AdsServer, Limits, ServerTls
 from smi_adapter.findings import Ref
 from smi_adapter.snapshot import Options
+from smi_adapter.sources.directory import DirectorySource
 
 Changes: TypeAlias = Mapping[Ref, RawObject | None]
 
@@ -200,6 +203,42 @@ class Guarding(Product):
     def write(self, state: str) -> None:
         """Create or delete the TrafficTarget."""
         self.change(self._setting.guarding(state))
+
+
+class Directory(Product):
+    """What we ship, with a real file in front: writing is saving the file that holds the probed split."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._folder = Path(tempfile.mkdtemp(dir=setting.directory, prefix="source-"))
+        self._aside = Path(tempfile.mkdtemp(dir=setting.directory, prefix="aside-"))
+        self._reader: asyncio.Task[None] | None = None
+
+    async def open(self, port: int) -> int:
+        """Listen, publish the world and watch the folder."""
+        self.write("a")
+        bound = await super().open(port)
+        self._reader = asyncio.create_task(self._read())
+        return bound
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        await super().close()
+
+    def write(self, state: str) -> None:
+        """Replace the file, as an editor does."""
+        (split,) = self._flips[state].values()
+        fresh = self._aside / "split.yaml"
+        fresh.write_text(json.dumps(split), encoding="utf-8")
+        fresh.replace(self._folder / "split.yaml")
+
+    async def _read(self) -> None:
+        async for batch in DirectorySource(self._folder):
+            if changes := {ref: raw for ref, raw in batch.items() if ref.kind == "TrafficSplit"}:
+                self.change(changes)
 
 
 class _BareArm:

@@ -28,6 +28,7 @@ Table: TypeAlias = Mapping[str, Mapping[str, Resource]]
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _DELTA_REQUEST = "envoy.service.discovery.v3.DeltaDiscoveryRequest"
 _DELTA_RESPONSE = "envoy.service.discovery.v3.DeltaDiscoveryResponse"
+_EOF = grpc.aio.EOF  # type: ignore[attr-defined]
 _OPTIONS = [("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 1000)]
 
 
@@ -66,9 +67,7 @@ class _Port:
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {method: handler}),))
         pair = (self._files.key.read_bytes(), self._files.certificate.read_bytes())
-        credentials = grpc.ssl_server_credentials(
-            [pair], self._files.roots.read_bytes(), require_client_auth=True
-        )
+        credentials = grpc.ssl_server_credentials([pair], self._files.roots.read_bytes(), require_client_auth=True)
         bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
         await server.start()
         self._server = server
@@ -117,7 +116,7 @@ class Bare(_Port):
         """Answer subscriptions: a type's first request without names means all of it."""
         seen: set[str] = set()
         resources: Table = {}
-        while (request := await context.read()) is not grpc.aio.EOF:
+        while (request := await context.read()) is not _EOF:
             if not seen:
                 resources = self._tables(request.node.id)
                 self._queues[queue] = None
@@ -181,7 +180,7 @@ class WholeState(_Port):
 
     async def _read(self, context: Any) -> None:
         with contextlib.suppress(asyncio.CancelledError):
-            while await context.read() is not grpc.aio.EOF:
+            while await context.read() is not _EOF:
                 pass
 
     def _response(self) -> bytes:

@@ -24,6 +24,7 @@ _NODE = f"{NAMESPACE}/prober-0"
 
 KINDS: dict[str, Callable[[arms.Setting], Any]] = {
     "product": arms.Product,
+    "directory": arms.Directory,
     "guarding": arms.Guarding,
     "ready": arms.Ready,
     "immediate": arms.Immediate,
@@ -76,7 +77,7 @@ class Controller:
         """Close the arm that is open."""
         await self._arm.close()
         deadline = time.monotonic() + 5
-        while self._meter.streams and time.monotonic() < deadline:
+        while self._meter.streams and time.monotonic() < deadline:  # noqa: ASYNC110 - the meter stays simple
             await asyncio.sleep(0.01)
         self._meter.streams = 0
         return {}
@@ -95,7 +96,7 @@ class Controller:
         gc.freeze()  # as the product does after its first sync
         return self._counted()
 
-    async def flips(self, count: int, gap: float, streams: int = 1, acknowledged: bool = True) -> Message:
+    async def flips(self, count: int, gap: float, streams: int = 1, *, acknowledged: bool = True) -> Message:
         """Make changes, `b` first; return when each was written and how many ms later the last proxy had it."""
         self._meter.reset()
         writes: list[tuple[int, str]] = []

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 
 from benchmarks.bars import Bar, Part, median
 from benchmarks.bench import Bench, until_answering
-from benchmarks.channel import Child, Message
+from benchmarks.channel import Message
 from benchmarks.convergence import Stage
 
 FLIPS = 200
@@ -57,37 +56,31 @@ def route_changes(on: Stage) -> Iterator[Bar]:
 
 def restart(bench: Bench, on: Stage, cold_bytes: float) -> Iterator[Bar]:
     """Measure P11; ends the stage's controller."""
+    rounds = 1 if bench.plan.quick else bench.plan.rounds
     resent: list[float] = []
     lost = total = 0
     seconds: list[float] = []
-    controller = on.controller
+    on.controller.kill()
     with bench.load(on.world.dial_address(0, 0), on.world.port) as load:
-        for number in range(1 if bench.plan.quick else bench.plan.rounds):
-            bench.say(f"P11 round {number + 1}")
+        for number in range(rounds):
+            bench.say(f"P11 round {number + 1} of {rounds}")
             load.ask("start")
-            controller.kill()
             time.sleep(AWAY)
-            controller = Child("controller", {"world": asdict(on.world), "certificates": str(bench.directory)})
-            try:
-                controller.ask("about")
+            with bench.controller(on.world) as controller:
                 began = time.monotonic()
                 controller.ask("open", kind="product", port=on.port)
                 resent.append(float(controller.ask("settled", streams=on.envoys)["bytes"]))
                 seconds.append(time.monotonic() - began)
                 until_answering(on.probe, "a")
-                counts = load.ask("stop")
-                lost, total = lost + int(counts["failed"]), total + int(counts["total"])
-            finally:
-                if number + 1 == (1 if bench.plan.quick else bench.plan.rounds):
-                    controller.close()
-    share = median(resent) / cold_bytes
+            counts = load.ask("stop")
+            lost, total = lost + int(counts["failed"]), total + int(counts["total"])
     yield Bar(
         "P11",
         "restart with the same input",
         (
             Part(
                 "bytes sent again, share of a cold start",
-                share,
+                median(resent) / cold_bytes,
                 0.01,
                 1.0,
                 "x",
@@ -103,7 +96,7 @@ def restart(bench: Bench, on: Stage, cold_bytes: float) -> Iterator[Bar]:
                 reference=True,
             ),
         ),
-        f"{on.world.services} Services, {on.envoys} Envoy; connected again {median(seconds):.1f} s after the port opened",
+        f"{on.world.services} Services, {on.envoys} Envoy, connected again after {median(seconds):.1f} s",
     )
 
 

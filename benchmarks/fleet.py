@@ -8,6 +8,7 @@ never look into what they get.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _LISTENER = _TYPE + "envoy.config.listener.v3.Listener"
 _ROUTES = _TYPE + "envoy.config.route.v3.RouteConfiguration"
 _SECRET = _TYPE + "envoy.extensions.transport_sockets.tls.v3.Secret"
 _FOLLOWS = {_CLUSTER: _ENDPOINTS, _LISTENER: _ROUTES}
+_EOF = grpc.aio.EOF  # type: ignore[attr-defined]
 _SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 
 
@@ -47,15 +49,12 @@ class Proxy:
     async def delta(self) -> None:
         """Stream delta xDS until cancelled."""
         request = envoy_api.message("envoy.service.discovery.v3.DeltaDiscoveryRequest")
-        call = self._channel.stream_stream(
-            f"{_SERVICE}/DeltaAggregatedResources",
-            request_serializer=request.SerializeToString,
-            response_deserializer=envoy_api.message("envoy.service.discovery.v3.DeltaDiscoveryResponse").FromString,
-        )()
+        response_type = envoy_api.message("envoy.service.discovery.v3.DeltaDiscoveryResponse")
+        call = self._call("DeltaAggregatedResources", request, response_type.FromString)
         await call.write(request(node=self._node, type_url=_CLUSTER))
         await call.write(request(type_url=_LISTENER))
         await call.write(request(type_url=_SECRET, resource_names_subscribe=["default", "ROOTCA"]))
-        while (response := await call.read()) is not grpc.aio.EOF:
+        while (response := await call.read()) is not _EOF:
             self.received += 1
             follower = _FOLLOWS.get(response.type_url)
             if follower and (names := self._new_names(response)):
@@ -65,13 +64,15 @@ class Proxy:
     async def whole(self) -> None:
         """Stream state-of-the-world routes until cancelled; what comes is not even parsed."""
         request = envoy_api.message("envoy.service.discovery.v3.DiscoveryRequest")
-        call = self._channel.stream_stream(
-            f"{_SERVICE}/StreamAggregatedResources", request_serializer=request.SerializeToString
-        )()
+        call = self._call("StreamAggregatedResources", request, bytes)
         await call.write(request(node=self._node, type_url=_ROUTES))
-        while await call.read() is not grpc.aio.EOF:
+        while await call.read() is not _EOF:
             self.received += 1
             await call.write(request(type_url=_ROUTES, response_nonce="any"))
+
+    def _call(self, method: str, request: Any, deserialise: Callable[[bytes], Any]) -> Any:
+        stream: Any = self._channel.stream_stream(f"{_SERVICE}/{method}", request.SerializeToString, deserialise)
+        return stream()
 
     def _new_names(self, response: Any) -> list[str]:
         names = []

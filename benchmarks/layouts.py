@@ -72,7 +72,10 @@ def with_rules_inside(listener: Resource, routes: Resource) -> Resource:
 def _managed(listener: Resource) -> tuple[Any, Any]:
     """Return a Listener's message and its first connection manager."""
     message = envoy_api.message(_LISTENER).FromString(listener.body)
-    chains = [*message.filter_chains, *([message.default_filter_chain] if message.HasField("default_filter_chain") else [])]
+    chains = [
+        *message.filter_chains,
+        *([message.default_filter_chain] if message.HasField("default_filter_chain") else []),
+    ]
     for chain in chains:
         for network_filter in chain.filters:
             if network_filter.typed_config.type_url.endswith(_HCM):
@@ -82,7 +85,10 @@ def _managed(listener: Resource) -> tuple[Any, Any]:
 
 def _listening(message: Any, manager: Any) -> Resource:
     """Return the Listener with this connection manager in the place of its first one."""
-    chains = [*message.filter_chains, *([message.default_filter_chain] if message.HasField("default_filter_chain") else [])]
+    chains = [
+        *message.filter_chains,
+        *([message.default_filter_chain] if message.HasField("default_filter_chain") else []),
+    ]
     for chain in chains:
         for network_filter in chain.filters:
             if network_filter.typed_config.type_url.endswith(_HCM):

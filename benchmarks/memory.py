@@ -91,6 +91,5 @@ def main() -> None:
             answer(**messages(Path(given["file"])))
 
 
-
 if __name__ == "__main__":
     main()

@@ -119,23 +119,26 @@ def _statistics(bench: Bench, large: _Arm) -> Bar:
     name, account, number = world.pods()[1]
     found: dict[str, list[float]] = {"shipped": [], "default": []}
     bench.say("P13: starting an Envoy with default statistics")
-    with bench.envoy(account, name, large.stage.port, default_statistics=True) as other:
-        with bench.probe(world.dial_address(number, 0), world.port) as probe:
-            large.stage.controller.ask("settled", streams=2, quiet=1.0)
-            until_answering(probe, "a")
-            for turn in range(rounds):
-                bench.say(f"P13 round {turn + 1} of {rounds}")
-                for kind, watched, frozen in (
-                    ("shipped", large.stage.probe, other),
-                    ("default", probe, large.envoy),
-                ):
-                    frozen.freeze()
-                    found[kind].extend(_delays(watched, large.stage.controller, count + count % 2, plan.gap))
-                    frozen.thaw()
-                    large.stage.controller.ask("settled", streams=2)
+    with (
+        bench.envoy(account, name, large.stage.port, default_statistics=True) as other,
+        bench.probe(world.dial_address(number, 0), world.port) as probe,
+    ):
+        large.stage.controller.ask("settled", streams=2, quiet=1.0)
+        until_answering(probe, "a")
+        for turn in range(rounds):
+            bench.say(f"P13 round {turn + 1} of {rounds}")
+            for kind, watched, frozen in (
+                ("shipped", large.stage.probe, other),
+                ("default", probe, large.envoy),
+            ):
+                frozen.freeze()
+                found[kind].extend(_delays(watched, large.stage.controller, count + count % 2, plan.gap))
+                frozen.thaw()
+                large.stage.controller.ask("settled", streams=2)
     spread = {kind: percentile(values, 0.99) / percentile(values, 0.5) for kind, values in found.items()}
     note = "; ".join(
-        f"{kind}: p50 {percentile(values, 0.5):.1f} ms, p99 {percentile(values, 0.99):.1f}" for kind, values in found.items()
+        f"{kind}: p50 {percentile(values, 0.5):.1f} ms, p99 {percentile(values, 0.99):.1f}"
+        for kind, values in found.items()
     )
     return Bar(
         "P13",

@@ -9,12 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
+if TYPE_CHECKING:
+    _Interceptor: TypeAlias = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    _Interceptor = grpc.aio.ServerInterceptor
 
-class Meter(grpc.aio.ServerInterceptor):  # type: ignore[misc, name-defined, unused-ignore]
+
+class Meter(_Interceptor):
     """Counts for all streams of one server. `answers` are (time in ns, type_url) of each ACK."""
 
     def __init__(self) -> None:

@@ -7,14 +7,17 @@ and how many answers it saw. It runs between `start` and `stop` only, so that id
 
 from __future__ import annotations
 
+import json
+import os
 import select
 import socket
 import ssl
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.channel import answer, arguments, requests
+from benchmarks.channel import answer, arguments
 
 GAP = 0.0005
 
@@ -133,11 +136,8 @@ def main() -> None:
                 answer(seen=until(connection, request["state"], request["seconds"]))
 
 
-def requests_one_by_one() -> Any:
+def requests_one_by_one() -> Iterator[dict[str, Any]]:
     """Yield requests without reading ahead: `watch` must see an unread line as readable."""
-    import os  # noqa: PLC0415
-    import json  # noqa: PLC0415
-
     while True:
         line = b""
         while not line.endswith(b"\n"):

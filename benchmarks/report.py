@@ -33,19 +33,31 @@ def table(bars: Iterable[Bar]) -> str:
         rows.append((bar.id, bar.what, "", "", "", "yes" if bar.met else "NO", bar.detail))
         rows += [("", f"  {part.what}", *_cells(part)) for part in bar.parts]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[6]]).rstrip() for row in rows]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[6]]).rstrip()
+        for row in rows
+    ]
     return "\n".join([lines[0], "-" * max(map(len, lines[:1])), *lines[1:]])
 
 
 def markdown(bars: Sequence[Bar], about: str) -> str:
     """Return the measured part of the document."""
-    lines = [BEGIN, "", about, "", "| # | What | Value | Bar | Control | Met | Measured |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        BEGIN,
+        "",
+        about,
+        "",
+        "| # | What | Value | Bar | Control | Met | Measured |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for bar in bars:
         for index, part in enumerate(bar.parts):
             value, limit, control, met, note = _cells(part)
             what = f"{bar.what}: {part.what}" if index == 0 else part.what
             notes = "; ".join(text for text in (note, bar.detail if index == 0 else "") if text)
-            lines.append(f"| {bar.id if index == 0 else ''} | {what} | {value} | {limit} | {control} | {met} | {notes} |")
+            lines.append(
+                f"| {bar.id if index == 0 else ''} | {what} | {value} | {limit} | {control} | {met} | {notes} |"
+            )
     return "\n".join([*lines, "", END])
 
 
@@ -55,7 +67,7 @@ def _cells(part: Part) -> tuple[str, str, str, str, str]:
     return figure(part.value, part.unit), limit, control, "yes" if part.met else "NO", part.note
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | float]:
     """Return what the numbers depend on, without naming the machine."""
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",

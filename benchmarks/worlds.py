@@ -212,12 +212,17 @@ def guard() -> RawObject:
 def _route_group(namespace: str) -> RawObject:
     matches = [
         {"name": "read", "pathRegex": "/.*", "methods": ["GET", "HEAD"]},
-        {"name": "write", "pathRegex": "/api/v[0-9]+/.*", "methods": ["POST", "PUT"], "headers": {"x-team": "bench-.*"}},
+        {
+            "name": "write",
+            "pathRegex": "/api/v[0-9]+/.*",
+            "methods": ["POST", "PUT"],
+            "headers": {"x-team": "bench-.*"},
+        },
     ]
     return _object(_SPECS, "HTTPRouteGroup", namespace, "http", spec={"matches": matches})
 
 
-def _pod(
+def _pod(  # noqa: PLR0913, PLR0917 - a Pod has that many things that count
     namespace: str,
     name: str,
     account: str,
