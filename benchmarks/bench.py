@@ -28,11 +28,13 @@ READY = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. A gap is the mean time between two changes, in seconds."""
+    """How much is measured. `few`: rounds of what takes long; `tails`: changes behind a p99; a gap is in seconds."""
 
     quick: bool
     rounds: int
+    few: int
     flips: int
+    tails: int
     gap: float
     envoys: int
     fake_proxies: int
@@ -44,8 +46,8 @@ class Plan:
     def of(cls, *, quick: bool) -> Plan:
         """Return the plan of a quick or a full run."""
         if quick:
-            return cls(True, 3, 30, 0.05, 10, 40, 1000, 100, 1000)
-        return cls(False, 3, 100, 0.05, 40, 40, 1000, 100, 5000)
+            return cls(True, 3, 2, 30, 200, 0.05, 10, 40, 1000, 100, 1000)
+        return cls(False, 5, 3, 60, 500, 0.05, 40, 40, 1000, 100, 5000)
 
 
 class Bench:
@@ -116,9 +118,9 @@ class Bench:
             ]
 
     @contextmanager
-    def probe(self, address: str, port: int, *, account: str = "") -> Iterator[Child]:
-        """Start a probe; with an account it speaks mutual TLS itself."""
-        given: dict[str, Any] = {"address": address, "port": port}
+    def probe(self, address: str, port: int, controller: Child, *, account: str = "") -> Iterator[Child]:
+        """Start a probe that tells a controller what it sees; with an account it speaks mutual TLS itself."""
+        given: dict[str, Any] = {"address": address, "port": port, "notify": controller.ask("about")["notices"]}
         if account:
             given["tls"] = certificates.files(self.directory, account).as_json()
         with Child("probe", given) as child:

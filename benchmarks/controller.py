@@ -7,6 +7,7 @@ when each change was written, when the last proxy had acknowledged it, CPU time 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 import time
@@ -36,6 +37,40 @@ KINDS: dict[str, Callable[[arms.Setting], Any]] = {
 }
 
 
+class _Notices(asyncio.DatagramProtocol):
+    """What a probe tells: each state when it begins."""
+
+    def __init__(self) -> None:
+        self._port = 0
+        self._states: set[str] = set()
+        self._came = asyncio.Event()
+
+    async def listen(self) -> int:
+        """Listen, if not yet done; return the port."""
+        if not self._port:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_datagram_endpoint(lambda: self, ("127.0.0.1", 0))
+            self._port = transport.get_extra_info("sockname")[1]
+        return self._port
+
+    def datagram_received(self, data: bytes, _address: object) -> None:
+        """Note a state."""
+        self._states.add(data.decode())
+        self._came.set()
+
+    def clear(self) -> None:
+        """Forget what was seen before the next change."""
+        self._states.clear()
+
+    async def saw(self, state: str) -> None:
+        """Wait until a state was seen since the last `clear`, but not for ever: then its delay counts as infinite."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_WAIT):
+                while state not in self._states:
+                    self._came.clear()
+                    await self._came.wait()
+
+
 class Controller:
     """Answers the benchmark's requests."""
 
@@ -50,6 +85,7 @@ class Controller:
         self._arms: dict[str, Any] = {}
         self._arm: Any = None
         self._new = 0
+        self._notices = _Notices()
         gc.collect()
         gc.freeze()
 
@@ -58,6 +94,7 @@ class Controller:
         config = self._setting.config
         visible = self._setting.visible(_NODE)
         return {
+            "notices": await self._notices.listen(),
             "seconds": self._seconds,
             "parts": len(config.parts),
             "resources": len(visible),
@@ -96,8 +133,12 @@ class Controller:
         gc.freeze()  # as the product does after its first sync
         return self._counted()
 
-    async def flips(self, count: int, gap: float, streams: int = 1, *, acknowledged: bool = True) -> Message:
-        """Make changes, `b` first; return when each was written and how many ms later the last proxy had it."""
+    async def flips(self, count: int, gap: float, streams: int = 1, *, probed: bool = False) -> Message:
+        """Make changes, `b` first; return when each was written and how many ms later the last proxy had it.
+
+        The next one is made after the gap, and not before all proxies have acknowledged the last one and, if there is
+        a probe at work, before that has seen it.
+        """
         self._meter.reset()
         writes: list[tuple[int, str]] = []
         last_acks: list[float] = []
@@ -106,10 +147,12 @@ class Controller:
             state = "a" if index % 2 else "b"
             self._meter.answers.clear()
             writes.append((time.monotonic_ns(), state))
+            self._notices.clear()
             self._arm.write(state)
             await asyncio.sleep(gap * self._random.uniform(0.8, 1.2))
-            if acknowledged:
-                last_acks.append((await self._acknowledged(streams, ROUTES) - writes[-1][0]) / 1e6)
+            last_acks.append((await self._acknowledged(streams, ROUTES) - writes[-1][0]) / 1e6)
+            if probed:
+                await self._notices.saw(state)
         cpu = time.process_time() - cpu
         return {"writes": writes, "last_acks": last_acks, "cpu": cpu, **self._counted()}
 
@@ -124,9 +167,11 @@ class Controller:
         writes: list[tuple[int, str]] = []
         for index in range(2 * count):
             state = arms.ALLOWED if index % 2 else arms.DENIED
+            self._notices.clear()
             writes.append((time.monotonic_ns(), state))
             self._arm.write(state)
             await asyncio.sleep(gap * self._random.uniform(0.8, 1.2))
+            await self._notices.saw(state)
         return {"writes": writes}
 
     async def shifts(self, count: int, gap: float, port: int) -> Message:
@@ -154,10 +199,10 @@ class Controller:
             weights = {"a": 1 + index, "b": count - index}
             self._arm.change(arms.changes_of(self._world.probed_split(weights)))
             await asyncio.sleep(max(0.0, began + (index + 1) * seconds / count - time.perf_counter()))
-        took = time.perf_counter() - began
+        told = {"took": time.perf_counter() - began, **self._counted()}
         self._arm.change(self._setting.flip("a"))
         await asyncio.sleep(0.5)
-        return {"seconds": took, **self._counted()}
+        return told
 
     async def _acknowledged(self, streams: int, type_url: str) -> int:
         """Wait until so many answers of a type have come since the last reset; return when the last came."""

@@ -23,17 +23,17 @@ def route_changes(on: Stage) -> Iterator[Bar]:
     control: list[Message] = []
     target = on.bench.echo_port("n")
     with on.bench.load(on.world.dial_address(0, 0), on.world.port) as load:
-        for number in range(plan.rounds):
-            on.bench.say(f"P9 round {number + 1} of {plan.rounds}")
+        for number in range(plan.few):
+            on.bench.say(f"P9 round {number + 1} of {plan.few}")
             on.switch("product")
             load.ask("start")
-            share = -(-FLIPS // plan.rounds)
-            on.controller.ask("flips", count=share + share % 2, gap=plan.gap, acknowledged=False)
-            on.controller.ask("shifts", count=-(-SHIFTS // plan.rounds), gap=SHIFT_GAP, port=target)
+            share = -(-FLIPS // plan.few)
+            on.controller.ask("flips", count=share + share % 2, gap=plan.gap)
+            on.controller.ask("shifts", count=-(-SHIFTS // plan.few), gap=SHIFT_GAP, port=target)
             product.append(load.ask("stop"))
             on.switch("wrong-order")
             load.ask("start")
-            on.controller.ask("shifts", count=-(-SHIFTS // plan.rounds) // 2, gap=SHIFT_GAP, port=target)
+            on.controller.ask("shifts", count=-(-SHIFTS // plan.few) // 2, gap=SHIFT_GAP, port=target)
             control.append(load.ask("stop"))
     lost, total = (sum(int(block[name]) for block in product) for name in ("failed", "total"))
     wrong, wrong_total = (sum(int(block[name]) for block in control) for name in ("failed", "total"))
@@ -56,7 +56,7 @@ def route_changes(on: Stage) -> Iterator[Bar]:
 
 def restart(bench: Bench, on: Stage, cold_bytes: float) -> Iterator[Bar]:
     """Measure P11; ends the stage's controller."""
-    rounds = 1 if bench.plan.quick else bench.plan.rounds
+    rounds = 1 if bench.plan.quick else bench.plan.few
     resent: list[float] = []
     lost = total = 0
     seconds: list[float] = []

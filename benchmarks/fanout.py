@@ -27,8 +27,8 @@ def run(bench: Bench) -> Iterator[Bar]:
     theirs: list[float] = []
     bench.say(f"P4: {count} fake proxies, {plan.large} Services")
     with bench.controller(world) as controller, Child("fleet", given) as fleet:
-        for number in range(plan.rounds):
-            bench.say(f"P4 round {number + 1} of {plan.rounds}")
+        for number in range(plan.few):
+            bench.say(f"P4 round {number + 1} of {plan.few}")
             for kind, protocol, flips, gap, found in (
                 ("product", "delta", max(20, plan.flips // 2), plan.gap, ours),
                 ("whole", "whole", WHOLE_FLIPS, WHOLE_GAP, theirs),

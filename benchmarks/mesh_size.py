@@ -20,7 +20,6 @@ from tests.live.envoys import EnvoyProcess
 
 ONE_TABLE_FLIPS = 20
 ONE_TABLE_GAP = 0.2
-NEEDED_FOR_P99 = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,10 @@ class _Arm:
 def _arm(bench: Bench, world: World, kind: str) -> Iterator[_Arm]:
     with bench.controller(world) as controller:
         port = int(controller.ask("open", kind=kind)["port"])
-        with bench.envoys(world, port, 1) as envoys, bench.probe(world.dial_address(0, 0), world.port) as probe:
+        with (
+            bench.envoys(world, port, 1) as envoys,
+            bench.probe(world.dial_address(0, 0), world.port, controller) as probe,
+        ):
             cold = float(controller.ask("settled", streams=1, quiet=1.0)["bytes"])
             until_answering(probe, "a")
             yield _Arm(Stage(bench, world, controller, probe, port, 1), envoys[0], cold)
@@ -114,14 +116,14 @@ def _bytes(large: _Arm) -> Bar:
 def _statistics(bench: Bench, large: _Arm) -> Bar:
     """Compare two Envoys of one controller; while one is measured the other is frozen."""
     plan, world = bench.plan, large.stage.world
-    rounds = plan.rounds
-    count = -(-NEEDED_FOR_P99 // rounds)
+    rounds = plan.few
+    count = -(-plan.tails // rounds)
     name, account, number = world.pods()[1]
     found: dict[str, list[float]] = {"shipped": [], "default": []}
     bench.say("P13: starting an Envoy with default statistics")
     with (
         bench.envoy(account, name, large.stage.port, default_statistics=True) as other,
-        bench.probe(world.dial_address(number, 0), world.port) as probe,
+        bench.probe(world.dial_address(number, 0), world.port, large.stage.controller) as probe,
     ):
         large.stage.controller.ask("settled", streams=2, quiet=1.0)
         until_answering(probe, "a")
@@ -149,8 +151,8 @@ def _statistics(bench: Bench, large: _Arm) -> Bar:
 
 
 def _delays(probe: Child, controller: Child, count: int, gap: float) -> tuple[float, ...]:
-    told, saw = measured(probe, controller, "flips", count=count, gap=gap, acknowledged=False)
-    return Flips.of({**told, "last_acks": []}, saw, 1).in_effect
+    told, saw = measured(probe, controller, "flips", count=count, gap=gap, probed=True)
+    return Flips.of(told, saw, 1).in_effect
 
 
 def _scope(bench: Bench, large: _Arm) -> Bar:

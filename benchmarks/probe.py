@@ -2,7 +2,8 @@
 
 A closed loop with a gap of half a millisecond: the next request leaves after the last answer. The state is the
 answer's body if its status is 200, else the status, else `broken` (no answer). It reports when each state began,
-and how many answers it saw. It runs between `start` and `stop` only, so that idle arms cost nothing.
+and how many answers it saw; the controller is told of each at once, by a datagram, so that the next change waits for
+the last one's effect. It runs between `start` and `stop` only, so that idle arms cost nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.channel import answer, arguments
@@ -88,7 +89,7 @@ def tls_context(files: dict[str, str] | None) -> ssl.SSLContext | None:
     return context
 
 
-def watch(connection: Connection) -> dict[str, Any]:
+def watch(connection: Connection, tell: Callable[[str], None]) -> dict[str, Any]:
     """Ask until the next line arrives on stdin; return when states began and how often each was seen."""
     began: list[tuple[int, str]] = []
     counts: dict[str, int] = {}
@@ -98,6 +99,7 @@ def watch(connection: Connection) -> dict[str, Any]:
         if state != last:
             began.append((time.monotonic_ns(), state))
             last = state
+            tell(state)
         counts[state] = counts.get(state, 0) + 1
         time.sleep(GAP)
     return {"seen": began, "counts": counts, "connections": connection.opened}
@@ -118,13 +120,18 @@ def main() -> None:
     given = arguments()
     connection = Connection((given["address"], given["port"]), tls_context(given.get("tls")), given.get("path", "/"))
     result: dict[str, Any] = {}
+    notice = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def tell(state: str) -> None:
+        notice.sendto(state.encode(), ("127.0.0.1", given["notify"]))
+
     for request in requests_one_by_one():
         match request["do"]:
             case "ask":
                 answer(state=connection.state())
             case "start":
                 answer()
-                result = watch(connection)
+                result = watch(connection, tell if given.get("notify") else lambda _state: None)
             case "stop":
                 answer(**result)
             case "opened":

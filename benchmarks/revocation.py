@@ -34,14 +34,14 @@ def run(bench: Bench) -> Iterator[Bar]:
         port = int(controller.ask("open", kind="guarding")["port"])
         with (
             bench.envoy(GUARDED, GUARDED, port) as _,
-            bench.probe(world.proxy_address(guarded), world.port, account=PROBER) as probe,
+            bench.probe(world.proxy_address(guarded), world.port, controller, account=PROBER) as probe,
         ):
             controller.ask("settled", streams=1)
             until_answering(probe, "a")
-            for number in range(plan.rounds):
-                bench.say(f"P10 round {number + 1} of {plan.rounds}")
+            for number in range(plan.few):
+                bench.say(f"P10 round {number + 1} of {plan.few}")
                 before = probe.ask("opened")["connections"]
-                found, connections = _live(probe, controller, -(-REVOCATIONS // plan.rounds), plan.gap)
+                found, connections = _live(probe, controller, -(-REVOCATIONS // plan.few), plan.gap)
                 live += found
                 reconnects += connections - before
                 _switch(controller, probe, port, "rules-inside")
