@@ -170,6 +170,16 @@ async def test_a_websocket_is_passed_on(town: Town) -> None:
         assert await client.frame(b"both ways") == b"v1 both ways"
 
 
+async def test_a_client_may_speak_http_1_0(town: Town) -> None:
+    await town.publish(web())
+    reader, writer = await asyncio.open_connection(dial("web"), WEB)
+    writer.write(b"GET /old HTTP/1.0\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200"))
+    assert b'"path": "/old"' in answer
+
+
 async def test_an_endpoint_without_a_proxy_is_reached_in_plain_text(town: Town) -> None:
     await town.publish([*web(), service("legacy", [plain("legacy")], port=WEB)])
     answers = await town.apps("legacy", count=3)
