@@ -250,6 +250,17 @@ async def eventually(status: int) -> None:
     raise AssertionError(statuses)
 
 
+async def test_a_denial_by_a_shared_listener_ends_the_connection_so_that_a_grant_counts_at_once(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "OWN_DENIALS", 0)
+    town.fleet.config = None
+    await town.publish([*web(), service("secret", [endpoint("v2")], port=WEB, callers=[OTHER])])
+    async with await HttpClient.connect(dial("secret"), WEB) as client:
+        reply = await client.request()
+        assert (reply.status, reply.headers["connection"]) == (403, "close")
+
+
 async def test_a_grant_and_a_revocation_lose_no_new_connection(town: Town) -> None:
     for _ in range(10):
         await town.publish([*web(), service("secret", [endpoint("v2")], port=WEB, callers=[OTHER])])

@@ -17,7 +17,7 @@ from smi_adapter.backends import Resource
 from smi_adapter.backends.envoy.access import deny_all_filter
 from smi_adapter.backends.envoy.accesslog import AccessLog
 from smi_adapter.backends.envoy.clusters import passthrough
-from smi_adapter.backends.envoy.hcm import HOUR, by_rds, manager
+from smi_adapter.backends.envoy.hcm import HOUR, by_rds, denier, manager
 from smi_adapter.backends.envoy.messages import (
     Fields,
     discovered,
@@ -42,7 +42,7 @@ from smi_adapter.backends.envoy.names import (
     cluster_name,
     outbound_name,
 )
-from smi_adapter.backends.envoy.routes import one_virtual_host, refused_connections, refused_requests
+from smi_adapter.backends.envoy.routes import refused_connections, refused_requests
 from smi_adapter.findings import Ref
 from smi_adapter.mesh import Key, Mesh, Protocol, Service, ServicePort, Workload
 
@@ -175,9 +175,7 @@ class Dialer:
         """Return the filter that says no: 403 to a request, or the end of the connection."""
         if not http:
             return extension("envoy.filters.network.direct_response", DIRECT_RESPONSE)
-        nowhere = one_virtual_host(name, {"routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 403}}]})
-        log = self.log.of_requests(name, NOT_GRANTED)
-        return manager(name, {"route_config": nowhere}, log, inbound=False, guards=(deny_all_filter(),))
+        return denier(name, deny_all_filter(), self.log.of_requests(name, NOT_GRANTED))
 
     def _outbound(
         self, name: str, places: list[tuple[str, int]], only: Fields, *, bind: bool, log: list[Fields]
