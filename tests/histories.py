@@ -80,7 +80,8 @@ class Dice:
 
     def service_port(self) -> ServicePort:
         name = self.one("", "web", "web", "mysql")
-        transport, target = self.rarely(self.one("UDP", "SCTP"), "TCP"), self.one(0, 8080, 8080, 9090, "web")
+        transport = self.rarely(self.one("UDP", "SCTP"), "TCP")
+        target: int | str = self.random.choice((0, 8080, 8080, 9090, "web"))
         return ServicePort(self.one(80, 80, 90, 8080), name, transport, self.rarely("tcp", ""), target)
 
     def service(self) -> Service:
