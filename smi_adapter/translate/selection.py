@@ -14,7 +14,6 @@ from smi_adapter.translate.incremental import Outcome
 from smi_adapter.translate.ports import selects
 from smi_adapter.translate.view import View
 
-
 ALL = frozenset(range(1, 65536))
 """What to take for Service ports where we failed to find out: then no number opens a container port (D4)."""
 
