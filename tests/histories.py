@@ -130,6 +130,7 @@ class Dice:
             self.one(None, "/a", "/a/.*", ".*", "(", "/b$"),
             self.some(lambda: self.one("GET", "POST", "*"), 0),
             self.some(lambda: (self.rarely("host", "x-a"), self.one("1", "(", ".*")), 0, 1),
+            self.rarely(True, False),
         )
 
     def group(self) -> HTTPRouteGroup:

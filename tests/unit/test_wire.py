@@ -402,10 +402,12 @@ def test_a_match_with_headers_leaves_a_v1alpha1_manifest_as_a_whole() -> None:
     ],
 )
 @pytest.mark.parametrize("version", V)
-def test_a_bad_match_goes_alone_and_takes_its_name_along(version: str, match: Any, field: str, code: str) -> None:
+def test_a_bad_match_is_unusable_alone_and_keeps_its_name(version: str, match: Any, field: str, code: str) -> None:
     obj, findings = wire.decode(group(version, {"name": "a"}, match, {"name": "c"}))
     assert isinstance(obj, HTTPRouteGroup)
-    assert [one.name for one in obj.matches] == ["a", "c"]
+    assert [(one.name, one.unusable) for one in obj.matches][::2] == [("a", False), ("c", False)]
+    name = match.get("name") if isinstance(match, dict) else None
+    assert obj.matches[1] == HTTPMatch(name if isinstance(name, str) else "", unusable=True)
     assert [(one.code, one.field) for one in findings] == [(code, field)]
 
 

@@ -51,7 +51,11 @@ _INBOUND: Final[Fields] = {
     "set_current_client_cert_details": {"uri": True},
 }
 
-_OUTBOUND: Final[Fields] = {"forward_client_cert_details": "SANITIZE"}
+_OUTBOUND: Final[Fields] = {
+    "forward_client_cert_details": "SANITIZE",
+    # Old clients and old proxies speak HTTP/1.0, and a plain Service takes it.
+    "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "unnamed"},
+}
 
 _ROUTER: Final = extension("envoy.filters.http.router", ROUTER, {"suppress_envoy_headers": True})
 
