@@ -69,6 +69,8 @@ class View:
     leaves: Tracked[Key, Leaf]
     routed: Tracked[Key, Service]
     bound: Tracked[Key, Bound]
+    account_ports: Tracked[Key, frozenset[int]]
+    binding_ports: Tracked[Key, frozenset[int]]
     grants: Tracked[Key, Grant]
     groups: Tracked[Key, Group]
     admission: Tracked[Key, Admission]
@@ -99,7 +101,8 @@ class View:
         if name in Snapshot.__dataclass_fields__:
             table: Table[Any, Any] = getattr(self._snapshot, name)
             return table
-        return self._parts[name] if name in _PARTS else self._relations.get(name, _NONE)
-
-
-_PARTS = frozenset({"matches", "roots", "leaves", "routed", "bound", "grants", "groups", "admission"})
+        if "_of_" in name or "_with_" in name:  # as every relation is called, and no step
+            relation: Table[Any, Any] = self._relations.get(name, _NONE)
+            return relation
+        part: Table[Any, Any] = self._parts[name]
+        return part
