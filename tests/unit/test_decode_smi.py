@@ -92,15 +92,10 @@ def test_a_namespace_that_is_left_out_is_the_default_one() -> None:
 
 
 def test_f17_a_third_of_bad_objects_changes_nothing_about_the_others() -> None:
-    bad = [
-        split(),
-        target(),
-        {**GOOD_SPLIT, "metadata": {"name": "Bad", "namespace": "shop"}},
-        {"kind": "Pod", "spec": 3},
-    ]
+    bad = [split(), {**GOOD_TARGET, "spec": 3}, {"kind": "Pod", "spec": 3}, smi("split", "v9", "TrafficSplit")]
 
     def named(raw: RawObject, number: int) -> RawObject:
-        return {**raw, "metadata": {"namespace": "shop", "name": f"n{number}", **raw.get("metadata", {})}}
+        return {**raw, "metadata": {"namespace": "shop", "name": f"n{number}"}}
 
     good = [{**GOOD_SPLIT, "metadata": {"namespace": "shop", "name": f"good-{number}"}} for number in range(700)]
     everything = [*good, *(named(bad[number % len(bad)], number) for number in range(300))]
