@@ -79,7 +79,7 @@ async def read_message(reader: asyncio.StreamReader) -> tuple[str, Headers]:
 
 
 class Caller:
-    """A client of one Service that keeps its connection; what fails before the Service was first there is not counted."""
+    """A client of one Service that keeps its connection; failures before the first answer are not counted."""
 
     def __init__(self, counts: Counts, name: str, environ: Mapping[str, str], service: str) -> None:
         self._counts = counts
