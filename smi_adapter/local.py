@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -110,9 +111,14 @@ class LocalMesh:
     async def _follow(self) -> None:
         """Carry each batch of the source through the compiler to the proxies."""
         async for batch in self.source:
+            first = self.compiled is None
             self._take(batch)
+            await asyncio.sleep(0)  # the streams write before anything else is done with the batch
             self.runtime.apply(batch)
             self._say()
+            if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
+                gc.collect()
+                gc.freeze()
 
     def _take(self, batch: Batch) -> None:
         changes = {**self._failed, **batch}
