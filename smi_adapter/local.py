@@ -45,13 +45,12 @@ _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 class LocalOptions:
     """How to run: `state` takes the run's files; without `applications`, only proxies are started.
 
-    `environment` is what applications get beside what their specs say.
+    `environment` is what applications get beside what their specs say; they start in the directory of the files.
     """
 
     settings: Settings
     state: Path
     applications: bool = True
-    home: Path = field(default_factory=Path.cwd)
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -79,7 +78,7 @@ class LocalMesh:
         self._port = 0
         setup = Setup(
             state=options.state,
-            home=options.home,
+            home=self.path if self.path.is_dir() else self.path.parent,
             bootstrap=self._bootstrap,
             envoy=find_envoy(os.environ),
             environment={**inherited(os.environ), **options.environment},
