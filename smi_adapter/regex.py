@@ -7,7 +7,9 @@ the evaluator and backends. Facts: envoy.md section 9, "Regular expressions"; li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import re2
@@ -18,6 +20,8 @@ MAX_PROGRAM_SIZE = 1024
 
 PREFIX = "(?:{})(?s:.*)"
 SEARCH = "(?s:.*)(?:{})(?s:.*)"
+ANCHORS: Mapping[str, str] = MappingProxyType({"whole": "{}", "start": PREFIX, "search": SEARCH})
+"""How a proxy, which always matches a whole value, is told how much of it the author's text must cover."""
 
 
 def _options() -> Any:
@@ -45,7 +49,7 @@ def verdict(text: str) -> str:
         return f"it is longer than {MAX_BYTES} bytes"
     if any(ord(character) < 0x20 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
         return "it holds control characters"
-    for form in (text, SEARCH.format(text)):
+    for form in (text, anchored(text, "search")):
         try:
             program = _compile(form)
         except (re2.error, UnicodeError) as error:
@@ -59,3 +63,13 @@ def verdict(text: str) -> str:
 def whole(pattern: str, value: str) -> bool:
     """Tell whether a valid pattern covers the whole value, as a proxy's full match does."""
     return _compile(pattern).fullmatch(value.encode("utf-8", "surrogateescape")) is not None
+
+
+def anchored(text: str, anchor: str) -> str:
+    """Return the text as a proxy is to be given it; `anchor` is `whole`, `start` or `search`."""
+    return ANCHORS[anchor].format(text)
+
+
+def matches(text: str, anchor: str, value: str) -> bool:
+    """Tell whether a proxy that is given the valid text with that anchoring matches the value."""
+    return whole(anchored(text, anchor), value)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from smi_adapter import regex
 from smi_adapter.smi.objects import (
     ACCESS_GROUP,
+    NO_PORT,
     HTTPMatch,
     HTTPRouteGroup,
     IdentityBinding,
@@ -104,12 +105,9 @@ http_matches = st.builds(
 route_groups = st.builds(HTTPRouteGroup, metas(), st.lists(http_matches, max_size=4).map(tuple))
 
 ports = st.integers(1, 65535)
-_port_sets = st.one_of(
-    st.tuples(st.lists(ports, max_size=4).map(tuple), st.just("") | match_names, st.just(value=False)),
-    st.tuples(st.just(()), st.just("") | match_names, st.just(value=True)),
-)
-tcp_routes = st.builds(lambda meta, route: TCPRoute(meta, *route), metas(), _port_sets)
-udp_routes = st.builds(lambda meta, route: UDPRoute(meta, *route), metas(), _port_sets)
+_port_sets = st.lists(ports, max_size=4).map(tuple) | st.just(NO_PORT)
+tcp_routes = st.builds(TCPRoute, metas(), _port_sets, st.just("") | match_names)
+udp_routes = st.builds(UDPRoute, metas(), _port_sets, st.just("") | match_names)
 
 subjects = st.one_of(
     st.builds(

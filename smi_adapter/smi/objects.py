@@ -21,6 +21,10 @@ Key: TypeAlias = tuple[str, str]
 """(namespace, name)"""
 
 
+NO_PORT = (0,)
+"""The `ports` of a route that means no port; also its wire form, which no reader can take for every port."""
+
+
 def _empty() -> Mapping[str, str]:
     return MappingProxyType({})
 
@@ -96,13 +100,18 @@ class HTTPRouteGroup:
 class TCPRoute:
     """A set of TCP ports; empty means every TCP port (R9). `match_name` is the optional name of the match.
 
-    `closed`: ports were written, but none of them was usable (R11): then the route means no port, never every port.
+    Where ports were written, but none of them was usable (R11), `ports` is `NO_PORT`: the route means no port then,
+    and nobody can take it for every port.
     """
 
     meta: Meta
     ports: tuple[int, ...] = ()
     match_name: str = ""
-    closed: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the route means no port at all."""
+        return self.ports == NO_PORT
 
     @property
     def ref(self) -> Ref:
@@ -112,12 +121,16 @@ class TCPRoute:
 
 @dataclass(frozen=True, slots=True)
 class UDPRoute:
-    """A set of UDP ports; empty means every UDP port (R9). `closed`: as in TCPRoute, no port at all."""
+    """A set of UDP ports; empty means every UDP port (R9), `NO_PORT` none, as in TCPRoute."""
 
     meta: Meta
     ports: tuple[int, ...] = ()
     match_name: str = ""
-    closed: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the route means no port at all."""
+        return self.ports == NO_PORT
 
     @property
     def ref(self) -> Ref:

@@ -20,10 +20,11 @@ from math import gcd
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from smi_adapter.findings import Finding, Ref, Severity, finding
+from smi_adapter.findings import CODES, Finding, Ref, Severity, finding
 from smi_adapter.smi import lost, quantity, schema
 from smi_adapter.smi.objects import (
     ACCESS_GROUP,
+    NO_PORT,
     SPECS_GROUP,
     SPLIT_GROUP,
     HTTPMatch,
@@ -106,14 +107,17 @@ def decode(raw: Any) -> tuple[SmiObject | None, tuple[Finding, ...]]:
 
 _STALE = "is out of date and not used: what it belongs to was written anew"
 
-_LATER = frozenset({"SMI0110", "SMI0305"})
-"""Of these the translator has more to say, once, with the other objects at hand: a kind that is not known (T16)."""
+_LATER = frozenset({"SMI0110", "SMI0303", "SMI0305", "SMI0401", "SMI0402"})
+"""What an object outlives with these codes is told by the translator, once: it also sees it without the wire form."""
+
+
+_MILD = frozenset(code for code in _LATER if CODES[code].severity is not Severity.ERROR)
 
 
 def _told(found: Sequence[Problem], subject: Ref) -> tuple[Finding, ...]:
-    """Turn problems into findings; of very many only the first ones, and their number."""
+    """Turn problems into findings, all errors; of very many only the first ones, and their number."""
     told = [
-        finding("SMI0505" if problem.code in _LATER else problem.code, subject, problem.field, problem.message)
+        finding("SMI0505" if problem.code in _MILD else problem.code, subject, problem.field, problem.message)
         for problem in found[: schema.MANY]
     ]
     if len(found) > schema.MANY:
@@ -362,12 +366,12 @@ def _route_survives(problem: Problem, _: Raw) -> bool:
     return problem.path[:3] == ("spec", "matches", "ports") and len(problem.path) == 4
 
 
-def _read_ports(raw: Raw, damage: Damage) -> tuple[tuple[int, ...], str, bool]:
-    """Return the usable ports, the match's name, and whether ports were written but none is usable (R11)."""
+def _read_ports(raw: Raw, damage: Damage) -> tuple[tuple[int, ...], str]:
+    """Return the usable ports and the match's name; if ports were written and none is usable, `NO_PORT` (R11)."""
     matches = raw.get("spec", {}).get("matches", {})
     written = matches.get("ports", ())
     ports = tuple(int(port) for index, port in enumerate(written) if ("spec", "matches", "ports", index) not in damage)
-    return ports, matches.get("name", ""), bool(written) and not ports
+    return ports if ports or not written else NO_PORT, matches.get("name", "")
 
 
 def _read_tcp(raw: Raw, meta: Meta, damage: Damage) -> TCPRoute:
@@ -378,13 +382,9 @@ def _read_udp(raw: Raw, meta: Meta, damage: Damage) -> UDPRoute:
     return UDPRoute(meta, *_read_ports(raw, damage))
 
 
-_NO_PORT = 0
-"""Written where a route must mean no port at all: no reader can take it for every port."""
-
-
 def _write_route(route: TCPRoute | UDPRoute, form: Form) -> Written:
     matches: dict[str, Any] = {"name": route.match_name} if route.match_name else {}
-    matches["ports"] = [_NO_PORT] if route.closed else list(route.ports)
+    matches["ports"] = list(route.ports)
     if "ports" not in form.lacks:
         return Written({"spec": {"matches": matches}}, {})
     body: dict[str, Any] = {} if form.flat else {"spec": {}}

@@ -27,20 +27,19 @@ def admission(view: View, key: Key) -> Outcome[Admission]:
         return ANYBODY, ()
     open_to_all = any(not endpoint.identity for port in leaf.service.ports for endpoint in port.endpoints)
     everybody: set[str] = set()
-    by_port: dict[int, set[str] | None] = {port.number: set() for port in service.ports}
+    ports = [port for port in service.ports if port.protocol == "TCP"]
+    by_port: dict[int, set[str]] = {port.number: set() for port in ports}
     for name in leaf.pods:
         pod = view.pods.get(name)
         group = view.groups.get((name[0], pod.workload)) if pod is not None else None
         workload = group.of_pod.get(name) if group is not None else None
         if pod is None or workload is None or workload.mode is not AccessMode.ENFORCE:
-            return Admission(None, tuple((number, None) for number in sorted(by_port)), workload is not None), ()
+            return ANYBODY, ()
         everybody |= _identities(workload.ports)
-        for port in service.ports:
-            known = by_port[port.number]
-            if known is not None:
-                known |= _identities(_at(workload, target_number(port, pod)))
-    ports = tuple((number, None if found is None else frozenset(found)) for number, found in sorted(by_port.items()))
-    return Admission(None if open_to_all else frozenset(everybody), ports, workloads=True), ()
+        for port in ports:
+            by_port[port.number] |= _identities(_at(workload, target_number(port, pod)))
+    admitted = tuple((number, frozenset(found)) for number, found in sorted(by_port.items()))
+    return Admission(None if open_to_all else frozenset(everybody), admitted), ()
 
 
 def _at(workload: Workload, number: int | None) -> Iterable[InboundPort]:
@@ -95,6 +94,4 @@ def checks(view: View, key: Key) -> Outcome[None]:
 def _admitted(view: View, leaf: Key, port: int) -> frozenset[str] | None:
     """Return who may use a leaf's port; None where no workload decides."""
     admitted = view.admission.get(leaf)
-    if admitted is None or not admitted.workloads:
-        return None
-    return dict(admitted.by_port).get(port)
+    return dict(admitted.by_port).get(port) if admitted is not None else None

@@ -92,8 +92,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may call something behind a Service itself: on any of its ports, and port by port. None: anybody."""
+    """Who may call something behind a Service itself: on any of its ports (None: anybody), and port by port.
+
+    No ports: nothing behind it enforces anything.
+    """
 
     anywhere: frozenset[str] | None
-    by_port: tuple[tuple[int, frozenset[str] | None], ...] = ()
-    workloads: bool = False
+    by_port: tuple[tuple[int, frozenset[str]], ...] = ()

@@ -7,7 +7,6 @@ killed, so start it from the main thread (the death signal follows the thread th
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import http.client
 import json
 import os
@@ -22,9 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 
 POLL = 0.02
 
@@ -44,6 +40,16 @@ def free_port(address: str = "127.0.0.1", kind: int = socket.SOCK_STREAM) -> int
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+# A process that has itself killed when its parent dies, and then becomes the command. Not a `preexec_fn`: that would
+# make Python fork, and in a process with a gRPC server the child of a fork may abort before it gets to its exec.
+_DIES_WITH_PARENT: tuple[str, ...] = ()
+if sys.platform == "linux":
+    _DIES_WITH_PARENT = (
+        *(sys.executable, "-I", "-S", "-c"),
+        "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])",
+    )
 
 
 class EnvoyError(AssertionError):
@@ -76,13 +82,7 @@ class EnvoyProcess:
         command += ["--disable-hot-restart", "--concurrency", "1", "-l", "warning", "--drain-time-s", "5"]
         command += ["--file-flush-interval-msec", "100", *flags]
         with (home / "envoy.log").open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, nothing that could hold a lock
-            )
+            process = subprocess.Popen([*_DIES_WITH_PARENT, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         started = cls(process, home)
         started._temporary = temporary
         return started
@@ -199,8 +199,3 @@ def _connect(address: str) -> http.client.HTTPConnection:
         return _UnixConnection(address)
     host, _, port = address.rpartition(":")
     return http.client.HTTPConnection(host, int(port), timeout=5)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -218,3 +219,15 @@ def test_importing_the_schemas_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SCHEMAS.parent)
     assert done.stdout.split() == ["[]", "0"]
+
+
+def test_in_a_wheel_the_schemas_are_found_inside_the_package(tmp_path: Path) -> None:
+    package = SCHEMAS.parent / "smi_adapter"
+    copied = tmp_path / "smi_adapter"
+    shutil.copytree(package / "smi", copied / "smi")
+    for module in ("__init__.py", "findings.py", "regex.py"):
+        shutil.copy(package / module, copied)
+    shutil.copytree(SCHEMAS, copied / "_schemas")
+    code = "from smi_adapter.smi import schema; print(schema.__file__, sum(map(len, schema.served().values())))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == [str(copied / "smi" / "schema.py"), str(len(KEYS))]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from smi_adapter.backends.envoy.messages import Fields, extension
+from smi_adapter.backends.envoy.messages import Fields, extension, struct
 from smi_adapter.backends.envoy.names import FILE_ACCESS_LOG
 
 _CONNECTION: Final[Mapping[str, str]] = {
@@ -81,7 +81,7 @@ class AccessLog:
             return []
         said = {"listener": listener, **fields}
         log_format = {
-            "json_format": {"fields": {key: {"string_value": text} for key, text in said.items()}},
+            "json_format": struct(said),
             "omit_empty_values": True,
         }
         log = extension("file", FILE_ACCESS_LOG, {"path": self.path, "log_format": log_format})

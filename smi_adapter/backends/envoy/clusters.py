@@ -13,7 +13,7 @@ from typing import Final
 
 from smi_adapter.backends import Resource
 from smi_adapter.backends.envoy.hcm import HTTP2
-from smi_adapter.backends.envoy.messages import ADS, Fields, resource, seconds, socket_address, typed, value
+from smi_adapter.backends.envoy.messages import ADS, Fields, resource, seconds, socket_address, struct, typed, value
 from smi_adapter.backends.envoy.names import (
     CLUSTER,
     ENDPOINTS,
@@ -128,9 +128,10 @@ def _sockets(service: Service, port: ServicePort) -> Fields:
     secure = upstream(port.identities, server_name(service.key))
     if port.identities and all(endpoint.identity for endpoint in port.endpoints):
         return {"transport_socket": secure}
-    mark = {"fields": {_PLAIN: {"bool_value": True}}}
     return {
-        "transport_socket_matches": [{"name": _PLAIN, "match": mark, "transport_socket": plain_text()}],
+        "transport_socket_matches": [
+            {"name": _PLAIN, "match": struct({_PLAIN: True}), "transport_socket": plain_text()}
+        ],
         "transport_socket": secure,
     }
 
@@ -148,8 +149,7 @@ def _member(endpoint: Endpoint, weight: int) -> Fields:
         return {**member, "load_balancing_weight": value(weight)}
     if endpoint.identity:
         return member
-    mark = {"fields": {_PLAIN: {"bool_value": True}}}
-    return {**member, "metadata": {"filter_metadata": {"envoy.transport_socket_match": mark}}}
+    return {**member, "metadata": {"filter_metadata": {"envoy.transport_socket_match": struct({_PLAIN: True})}}}
 
 
 def _udp_shares(port: ServicePort, services: Mapping[Key, Service]) -> list[tuple[Endpoint, int]]:

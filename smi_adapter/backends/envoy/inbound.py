@@ -28,6 +28,7 @@ from smi_adapter.backends.envoy.messages import (
     resource,
     seconds,
     socket_address,
+    struct,
     value,
 )
 from smi_adapter.backends.envoy.names import (
@@ -140,7 +141,7 @@ def _chain(workload: Workload, port: InboundPort, trust: Trust, marks: Mapping[i
         return {**chain, "transport_socket": tls.downstream(trust), "filters": [http]}
     permitted = tcp_access_name(workload.key, port.number)
     forward = {"stat_prefix": name, "cluster": name, "idle_timeout": seconds(HOUR)}
-    mark = {"fields": {"grants": {"string_value": marks.get(port.number, "")}}}
+    mark = struct({"grants": marks.get(port.number, "")})
     return {
         **chain,
         "transport_socket": tls.downstream_from(permitted),

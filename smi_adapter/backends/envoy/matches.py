@@ -14,6 +14,7 @@ from smi_adapter.mesh import Anchor, HeaderMatch, Match, Pattern
 from smi_adapter.regex import PREFIX, SEARCH
 
 ANY_PERMISSION: Final[Fields] = {"any": True}
+_ANY_PATH: Final[Fields] = {"prefix": "/"}
 _PLAIN: Final = frozenset(string.ascii_letters + string.digits)
 
 
@@ -29,11 +30,11 @@ def regex(pattern: Pattern) -> Fields:
 def route_match(match: Match | None) -> Fields:
     """Return a route's match; None and an empty Match mean every request."""
     if match is None:
-        return {"prefix": "/"}
+        return _ANY_PATH
     headers = [header(item) for item in match.headers]
     if match.methods:
         headers.insert(0, {"name": ":method", "string_match": _one_of(match.methods)})
-    path: Fields = {"prefix": "/"} if match.path is None else {"safe_regex": regex(match.path)}
+    path: Fields = _ANY_PATH if match.path is None else {"safe_regex": regex(match.path)}
     return {**path, "headers": headers} if headers else path
 
 

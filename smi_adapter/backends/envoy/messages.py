@@ -43,6 +43,13 @@ def value(number: int | bool) -> Fields:  # noqa: FBT001 - a protobuf wrapper of
     return {"value": number}
 
 
+def struct(content: Mapping[str, bool | str]) -> Any:
+    """Return a google.protobuf.Struct: as a dict it would be read in one way as a field and in another in a map."""
+    made = message("google.protobuf.Struct")()
+    made.update(content)
+    return made
+
+
 def socket_address(address: str, port: int, *, udp: bool = False) -> Fields:
     """Return a core.v3.Address."""
     return {

@@ -36,6 +36,7 @@ DOWNSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.DownstreamTls
 RAW_BUFFER: Final = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 MTLS_PRINCIPAL: Final = "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config"
+PREVIOUS_HOSTS: Final = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 FILE_ACCESS_LOG: Final = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
 
 RBAC_FILTER: Final = "envoy.filters.http.rbac"

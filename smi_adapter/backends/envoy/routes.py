@@ -12,9 +12,10 @@ from smi_adapter.backends import Resource
 from smi_adapter.backends.envoy.access import http_denial, http_override
 from smi_adapter.backends.envoy.hcm import HOUR
 from smi_adapter.backends.envoy.matches import route_match
-from smi_adapter.backends.envoy.messages import Fields, extension_resource, resource, seconds, value
+from smi_adapter.backends.envoy.messages import Fields, extension, extension_resource, resource, seconds, value
 from smi_adapter.backends.envoy.names import (
     NOWHERE,
+    PREVIOUS_HOSTS,
     ROUTES,
     TCP_PROXY,
     cluster_name,
@@ -29,7 +30,11 @@ _ATTEMPTS: Final = 3
 _RETRY: Final[Fields] = {
     "retry_on": "connect-failure,refused-stream",  # both say that the request was not processed
     "num_retries": value(_ATTEMPTS - 1),
-    "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts"}],
+}
+
+_RETRY_ELSEWHERE: Final[Fields] = {
+    **_RETRY,
+    "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", PREVIOUS_HOSTS)],
     "host_selection_retry_max_attempts": _ATTEMPTS,
 }
 
@@ -136,7 +141,7 @@ def _action(route: Route) -> Fields:
         chosen = {"cluster": names[0][0]}
     else:
         chosen = {"weighted_clusters": {"clusters": [{"name": name, "weight": value(share)} for name, share in names]}}
-    return {"route": {**chosen, "timeout": seconds(0), "retry_policy": _RETRY}}
+    return {"route": {**chosen, "timeout": seconds(0), "retry_policy": _RETRY_ELSEWHERE}}
 
 
 def _tcp(service: Service, port: ServicePort) -> Resource:

@@ -1,6 +1,8 @@
 """Transport sockets: who proves what to whom, on both sides of every connection between proxies.
 
 Both sides take their own key pair (`default`) and the roots (`ROOTCA`) by SDS, so that a rotation closes nothing.
+Sessions are never resumed: on a resumed one Envoy does not know its peer, so RBAC would deny who is allowed, and a
+certificate is not looked at again (docs/adr/0023).
 A list of names is never empty here, because an empty one admits every certificate of the CA (envoy.md section 7);
 where nobody is meant it holds `NOBODY`.
 """
@@ -45,7 +47,11 @@ def upstream(identities: Iterable[str], sni: str) -> Fields:
     return extension(
         TLS_SOCKET,
         UPSTREAM_TLS,
-        {"sni": sni, "common_tls_context": {**_common(), **_combined(exactly(identities))}},
+        {
+            "sni": sni,
+            "max_session_keys": value(0),
+            "common_tls_context": {**_common(), **_combined(exactly(identities))},
+        },
     )
 
 
@@ -68,7 +74,12 @@ def _server(validation: Fields) -> Fields:
     return extension(
         TLS_SOCKET,
         DOWNSTREAM_TLS,
-        {"require_client_certificate": value(True), "common_tls_context": {**_common(), **validation}},
+        {
+            "require_client_certificate": value(True),
+            "disable_stateless_session_resumption": True,
+            "disable_stateful_session_resumption": True,
+            "common_tls_context": {**_common(), **validation},
+        },
     )
 
 
