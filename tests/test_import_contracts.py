@@ -37,6 +37,11 @@ ALLOWED: Final = {
     "backends/envoy/routes": "from smi_adapter import envoy_api, findings, mesh, regex",
     "smi/wire": "import pydantic\nfrom smi_adapter.smi import objects",
     "smi/schema": "import jsonschema",
+    "local": "from smi_adapter import app, runfolder, sources\nfrom smi_adapter.backends.envoy import bootstrap",
+    "evaluate": "from smi_adapter import mesh, paths, regex",
+    "dump": "from smi_adapter import findings",
+    "paths": "",
+    "runfolder": "import asyncio",
     "snapshot": "from smi_adapter.smi import objects",
     "settings": "import pydantic",
 }

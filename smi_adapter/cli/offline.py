@@ -230,7 +230,8 @@ def explain(
         click.echo(output.as_json(_verdict_data(verdict, findings)))
         return 0
     colour = {"allowed": "green", "denied": "red"}.get(verdict.access, "yellow")
-    click.echo(f"{output.paint(verdict.access, colour)}: {output.printable(verdict.why)}")
+    why = output.printable(verdict.why.removeprefix(f"{verdict.access}: "))
+    click.echo(f"{output.paint(verdict.access, colour)}: {why}")
     rows = [
         (f"{float(arm.share):.1%}", arm.service or "-", str(arm.status) if arm.status is not None else "")
         for arm in verdict.arms

@@ -213,6 +213,7 @@ class PodStatus(Form, frozen=True):
     """A Pod's `status`."""
 
     pod_ip: Text = msgspec.field(default=None, name="podIP")
+    host_ip: Text = msgspec.field(default=None, name="hostIP")
     phase: Text = None
     conditions: list[Condition] | None = None
 

@@ -37,6 +37,8 @@ WORKLOADS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
 SLICES = "discovery.k8s.io"
 DEFAULT_NETWORK = IPv4Network("127.42.0.0/16")
 MAX_REPLICAS = 1000
+HOST = "127.0.0.1"
+"""`status.hostIP` of the Pods that live on this machine; it tells the process runtime which ones are its own."""
 
 Use: TypeAlias = tuple[Key, str]
 """Whose an address is and what for: (pod, "proxy"), (pod, "app") or (pod, "namespace/service")."""
@@ -71,21 +73,23 @@ class Addresses:
         return "" if offset is None else str(self.network.network_address + offset)
 
     def assign(self, uses: Iterable[Use]) -> Addresses:
-        """Give each use an address: the one that it has, or the next free one."""
+        """Give each use an address: the one that it has, or the next free one.
+
+        A Pod that lives keeps the address of a Service that went: its application, which knows that address from its
+        start, finds the Service there again if it comes back.
+        """
         wanted = list(uses)
-        kept = {use: self.used[use] for use in wanted if use in self.used}
-        if len(kept) == len(wanted) == len(self.used):
+        living = {pod for pod, _ in wanted}
+        given = {use: offset for use, offset in self.used.items() if use[0] in living}
+        new = [use for use in wanted if use not in given]
+        if not new and len(given) == len(self.used):
             return self
-        taken, cursor = set(kept.values()), self.cursor
+        taken, cursor = set(given.values()), self.cursor
         # The first and last 256 addresses of the network are left alone: gateways, broadcasts, the claim of the run.
         room = self.network.num_addresses - 512
-        given: dict[Use, int] = {}
-        for use in wanted:
-            if use in kept:
-                given[use] = kept[use]
-                continue
+        for use in new:
             if len(taken) >= room:
-                continue
+                break
             while 256 + cursor % room in taken:
                 cursor += 1
             given[use] = 256 + cursor % room
@@ -265,6 +269,7 @@ def _finished(pod: _LocalPod, addresses: Addresses, services: Mapping[Ref, Servi
         annotations[DIAL] = json.dumps(dial, sort_keys=True, separators=(",", ":"))
     status = {
         "podIP": addresses.text((pod.key, "proxy")),
+        "hostIP": HOST,
         "phase": "Running",
         "conditions": [{"type": "Ready", "status": "True" if alive else "False"}],
     }

@@ -80,7 +80,8 @@ class DirectorySource:
             yield batch
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._patience())
+                    async with asyncio.timeout(self._patience()):  # wait_for could swallow a cancellation (3.11)
+                        await self._wake.wait()
                 self._wake.clear()
                 hints, self._hints = self._hints, set()
                 batch = self._next_batch(await self._refresh(hints))

@@ -44,6 +44,11 @@ def test_r2_escaped_slashes_and_bad_bytes_are_400(path: str) -> None:
     assert ask(WORLD, path) == {400: 1}
 
 
+def test_r2_the_server_matches_what_two_proxies_made_of_the_path() -> None:
+    assert not allows(b.match("m", "/public/.*"), "/public/%2e%2e;/admin")
+    assert allows(b.match("m", "/admin"), "/public/%2e%2e;/admin")
+
+
 def test_r2_repeated_slashes_are_merged() -> None:
     assert allows(b.match("m", "/public/a$"), "//public///a")
 
@@ -57,7 +62,9 @@ def test_r3_a_header_must_match_whole_and_is_searched_for_traefik_and_nsm() -> N
     assert allows(match, headers=[("user-agent", "Firefox/9")], profile="nsm")
 
 
-@pytest.mark.parametrize("regex", ["/(?!a)", "/x)|(?:/.*", "/a\\Qb", "", "a{1001}", "/" + "a" * 1024, 7])
+@pytest.mark.parametrize(
+    "regex", ["/(?!a)", "/x)|(?:/.*", "/a\\Qb", "", "a{1001}", "/" + "a" * 1024, "/|(abc){400}", 7]
+)
 def test_r4_an_invalid_regex_grants_nothing_and_its_neighbours_stand(regex: Any) -> None:
     group = b.route_group("g", b.match("bad", regex), b.match("good", "/good"))
     assert opened(group, grant(b.rule("g")), path="/good")
@@ -133,6 +140,8 @@ def test_r10_the_number_is_looked_up_once_for_all_pods_of_the_destination() -> N
     objects = [*WORLD, web, *other, b.route("r", [8080]), grant(b.rule("r", kind="TCPRoute"))]
     assert ask(objects, to="web-v1", port=8080) == {"pod-1": 1}
     assert ask(objects, to="other", port=80) == {403: 1}
+    elsewhere = b.service("elsewhere", {"app": "other"}, b.port(90, 9090, "http"))
+    assert ask([*objects, elsewhere], to="elsewhere", port=90) == {403: 1}
 
 
 @pytest.mark.parametrize(("number", "opens"), [(80, False), (8080, True)])
@@ -259,6 +268,10 @@ def test_t11_a_target_outside_its_destinations_namespace_grants_nothing() -> Non
     assert not opened(b.route_group("anything", b.match("m"), ns="evil"), ANYTHING, foreign)
 
 
+def test_t11_a_target_for_a_foreign_destination_does_not_open_its_own_namespace_instead() -> None:
+    assert not opened(ANYTHING, grant(b.rule("anything"), to=b.account("web-v1", "other")))
+
+
 def test_routes_are_looked_up_in_the_targets_namespace_only() -> None:
     assert not opened(b.route_group("anything", b.match("m"), ns="other"), grant(b.rule("anything")))
 
@@ -316,6 +329,18 @@ def test_b3_a_selector_means_the_selected_pods_and_not_others_of_their_account()
     twin = b.pod("pod-5", "buyer", {"app": "else"})
     objects = [twin, ANYTHING, b.binding("who", SELECTOR), grant(b.rule("anything"), source=b.bound("who"))]
     assert not opened(*objects, source=("shop", "buyer", "pod-5"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "values", "selects"),
+    [
+        ("In", ["buyer"], True), ("In", ["else"], False), ("NotIn", ["buyer"], False), ("NotIn", ["else"], True),
+        ("Exists", None, True), ("DoesNotExist", None, False), ("Like", ["buyer"], False),
+    ],
+)  # fmt: skip
+def test_b3_selectors_may_have_expressions(operator: str, values: Any, selects: bool) -> None:
+    expression = {"key": "app", "operator": operator} | ({} if values is None else {"values": values})
+    assert bound_source({"podLabelSelector": {"matchExpressions": [expression]}}) is selects
 
 
 def test_b3_as_destination_a_selector_means_those_pods_only() -> None:

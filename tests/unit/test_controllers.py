@@ -192,6 +192,15 @@ def test_every_address_is_used_once_and_stays() -> None:
     assert addresses_of(third) == addresses_of(first)
 
 
+def test_a_service_that_comes_back_is_dialled_where_it_was() -> None:
+    first = reconcile(objects(DEPLOYMENT, SERVICE), Memory())
+    without = reconcile(objects(DEPLOYMENT), first.memory)
+    assert "web-0 shop/web" not in addresses_of(without)
+    other = reconcile(objects(DEPLOYMENT, SERVICE.replace("name: web", "name: other")), without.memory)
+    assert addresses_of(other)["web-0 shop/other"] not in addresses_of(first).values()
+    assert addresses_of(reconcile(objects(DEPLOYMENT, SERVICE), other.memory)) == addresses_of(first)
+
+
 def test_a_restart_with_the_same_files_leads_to_the_same_addresses() -> None:
     world = objects(DEPLOYMENT, SERVICE)
     assert addresses_of(reconcile(world, Memory())) == addresses_of(reconcile(dict(reversed(world.items())), Memory()))

@@ -160,6 +160,23 @@ async def test_readiness_reaches_the_pods_and_their_slices_and_nothing_else(tmp_
         assert await reader.silent(0.1)
 
 
+async def test_a_reader_that_is_cancelled_at_the_moment_of_a_change_ends(tmp_path: Path) -> None:
+    source = DirectorySource(tmp_path)
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in source:
+            begun.set()
+
+    task = asyncio.create_task(read())
+    await begun.wait()
+    await asyncio.sleep(0)
+    source.set_ready({("shop", "web-0"): True})
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=PATIENCE)
+    assert done == {task}
+
+
 async def test_a_broken_file_is_said_in_an_empty_batch_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(SPLIT % 1)
