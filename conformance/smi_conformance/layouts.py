@@ -7,7 +7,7 @@ different identities for access. Every server listens on the same ports, so that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smi_conformance.model import Match, Routes, Rule, Service, ServicePort, Split, Subject, Target, TcpRoute, Weight
 from smi_conformance.places import Place
@@ -36,9 +36,11 @@ def client(name: str, account: str = "") -> App:
     return App(name, "", account or name, (("app", name),))
 
 
-SHOP = (client("client"), client("other"), server("base"), server("v1"), server("v2"))
+SHOP = (client("client"), server("base"), server("v1"), server("v2"))
 GUARD = (client("alice"), client("bob"), client("carol"), server("api", "api", "house"), server("web", "web", "house"))
-VISITORS = (client("client"), client("alice"), client("bob"))
+VISITORS = (client("client"), client("alice"))
+# Servers outside of the mesh: what a client outside of the mesh can reach of any implementation.
+PLAIN = (client("client"), replace(server("base"), meshed=False), replace(server("v1"), meshed=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Play: TypeAlias = "Callable[[Trial], Awaitable[None]]"
 F = TypeVar("F", bound="Callable[[Trial], Awaitable[None]]")
 
-MODULES = ("split",)
+MODULES = ("split", "routes", "access")
 
 
 

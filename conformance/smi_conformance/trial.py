@@ -305,6 +305,11 @@ class Trial:
         if not fact:
             raise Failure(message)
 
+    @property
+    def trust_domain(self) -> str:
+        """Return the SPIFFE trust domain of the mesh."""
+        return str(self.harness.environment.get("trustDomain", "cluster.local"))
+
     def needs(self, capability: str) -> bool:
         """Tell whether the harness can do something that only a part of a case needs."""
         return capability in self.harness.capabilities

@@ -178,10 +178,8 @@ class Driver:
                     {"name": "ECHO_PORTS", "value": json.dumps(app["ports"])},
                     {"name": "ECHO_LEDGER", "value": app["ledger"].replace("{pod}", "$(POD_NAME)")},
                 ],
-                "ports": [
-                    {"containerPort": port["port"], "protocol": "UDP" if port["protocol"] == "udp" else "TCP"}
-                    for port in app["ports"]
-                ],
+                # One is enough to see that it lives; the adapter looks at each declared port again and again.
+                "ports": [{"containerPort": app["ports"][0]["port"]}],
             }
         template = {
             "metadata": {"labels": labels, "annotations": annotations},

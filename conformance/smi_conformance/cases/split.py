@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smi_conformance.layouts import HTTP, SHOP, VISITORS, server, shop
+from smi_conformance.layouts import HTTP, PLAIN, SHOP, VISITORS, server, shop
 from smi_conformance.model import Service, ServicePort, Split
 from smi_conformance.protocol import App, Batch, Reply, Req
 from smi_conformance.registry import case
@@ -90,7 +90,7 @@ async def pods_of_a_backend_may_match_the_roots_selector(t: Trial) -> None:
 @case("TS-10")
 async def weight_belongs_to_the_service(t: Trial) -> None:
     replicas = 3 if t.rules.quick else 9
-    layout = (*SHOP[:2], server("base"), server("v1"), server("many", replicas=replicas))
+    layout = (SHOP[0], server("base"), server("v1"), server("many", replicas=replicas))
     place = await t.place(layout, enforced=False)
     ns, root, one, many = place.namespace, t.name("root"), t.name("one"), t.name("many")
     await t.apply(
@@ -111,7 +111,7 @@ async def the_ratio_holds_for_each_client(t: Trial) -> None:
     s = await shop(t)
     await t.apply(s.split({"v1": 75, "v2": 25}))
     await t.shares(s.client, s.to(), {"v1": 0.75, "v2": 0.25}, note="client")
-    await t.shares(s.place["other"], s.to(), {"v1": 0.75, "v2": 0.25}, note="other")
+    await t.shares(s.place["base"], s.to(), {"v1": 0.75, "v2": 0.25}, note="another")
 
 
 @case("TS-12")
@@ -125,11 +125,14 @@ async def a_leaf_called_directly_is_not_split(t: Trial) -> None:
 
 @case("TS-13")
 async def a_client_outside_finds_the_plain_service(t: Trial) -> None:
-    s = await shop(t)
-    outside, _ = await t.deploy(s.place, App("outside", meshed=False))
-    await t.apply(s.split({"v1": 100}))
-    await t.reaches(s.client, s.to(), "v1")
-    await t.shares(outside, s.to(), {"base": 1.0, "v1": 0.0, "v2": 0.0}, n=500)
+    place = await t.place(PLAIN, enforced=False)
+    ns, root, leaf = place.namespace, t.name("root"), t.name("leaf")
+    await t.apply(Service(root, ns, (("app", "base"),), HTTP), Service(leaf, ns, (("app", "v1"),), HTTP))
+    outside, _ = await t.deploy(place, App("outside", meshed=False))
+    await t.reaches(place["client"], _to(ns, root), "base", k=5)
+    await t.apply(Split(t.name("split"), ns, root, ((leaf, 100),)))
+    await t.reaches(place["client"], _to(ns, root), "v1")
+    await t.shares(outside, _to(ns, root), {"base": 1.0, "v1": 0.0}, n=500)
 
 
 @case("TS-14")
