@@ -42,12 +42,16 @@ _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 
 @dataclass(frozen=True, slots=True)
 class LocalOptions:
-    """How to run: `state` takes the run's files; without `applications`, only proxies are started."""
+    """How to run: `state` takes the run's files; without `applications`, only proxies are started.
+
+    `environment` is what applications get beside what their specs say.
+    """
 
     settings: Settings
     state: Path
     applications: bool = True
     home: Path = field(default_factory=Path.cwd)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class LocalMesh:
@@ -70,13 +74,14 @@ class LocalMesh:
         self.server = AdsServer(self._secrets)
         self._network, self._claim = claim_network()
         self.source = DirectorySource(self.path, self._network)
+        self.source.set_ready({})  # nothing is ready before the runtime has seen it
         self._port = 0
         setup = Setup(
             state=options.state,
             home=options.home,
             bootstrap=self._bootstrap,
             envoy=find_envoy(os.environ),
-            environment=inherited(os.environ),
+            environment={**inherited(os.environ), **options.environment},
             applications=options.applications,
         )
         self.runtime = LocalRuntime(setup, self._changed.set)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -35,6 +34,7 @@ from smi_adapter.decode.forms import (
     workload_of,
 )
 from smi_adapter.findings import Finding, Ref, finding
+from smi_adapter.smi import wire
 from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP, SPLIT_GROUP, Key, Meta
 from smi_adapter.snapshot import (
     EMPTY,
@@ -51,14 +51,6 @@ from smi_adapter.snapshot import (
 
 __all__ = ["RawObject", "apply", "decode", "ref_of"]
 
-
-class _LateWire:  # until smi.wire is merged
-    def decode(self, raw: RawObject) -> Decoded:
-        found: Decoded = import_module("smi_adapter.smi.wire").decode(raw)
-        return found
-
-
-wire = _LateWire()
 
 Decoded: TypeAlias = tuple[Any, tuple[Finding, ...]]
 """The value, or None if there is none to use, and what there is to say."""

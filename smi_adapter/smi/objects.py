@@ -75,12 +75,17 @@ class TrafficSplit:
 
 @dataclass(frozen=True, slots=True)
 class HTTPMatch:
-    """One named match. `methods` empty or holding `*`: any (R5). `path_regex` None: any path (R6). Headers are AND."""
+    """One named match. `methods` empty or holding `*`: any (R5). `path_regex` None: any path (R6). Headers are AND.
+
+    `unusable`: what was written cannot be used (R4, R7). It matches and grants nothing, but its name is known, so that
+    a rule which names it beside others is not taken for one that names nothing (T7).
+    """
 
     name: str
     path_regex: str | None = None
     methods: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()  # (name as written, regex), in the order written; a name may repeat
+    unusable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,7 +322,13 @@ def _read_group(raw: Raw, meta: Meta, damage: Damage) -> HTTPRouteGroup:
     prefix: Steps = ("spec", "matches") if "spec" in raw else ("matches",)
     bad = {path[len(prefix)] for path in damage if len(path) > len(prefix)}
     written = raw.get("spec", raw)["matches"]
-    return HTTPRouteGroup(meta, tuple(_read_match(match) for index, match in enumerate(written) if index not in bad))
+    read = (_unusable(match) if index in bad else _read_match(match) for index, match in enumerate(written))
+    return HTTPRouteGroup(meta, tuple(read))
+
+
+def _unusable(match: Any) -> HTTPMatch:
+    name = match.get("name") if isinstance(match, Mapping) else None
+    return HTTPMatch(name if isinstance(name, str) else "", unusable=True)
 
 
 def _read_match(match: Raw) -> HTTPMatch:
@@ -337,6 +343,8 @@ def _read_match(match: Raw) -> HTTPMatch:
 def _write_group(group: HTTPRouteGroup, form: Form) -> Written:
     kept, missing, notes = [], [], []
     for place, match in enumerate(group.matches):
+        if match.unusable:
+            continue
         if match.headers and "headers" in form.lacks:
             missing.append([place, _write_match(match)])
             message = "this version has no headers, and a match without them would mean more; the whole match is kept"

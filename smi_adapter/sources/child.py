@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -25,7 +26,8 @@ PROVEN = 1.0
 """Seconds of life after which a process that ended before counts as running again."""
 STOP_SECONDS = 5.0
 MAX_LOG = 16 << 20
-_TAIL = 4096
+_TAIL = 16384
+_PREFIX = re.compile(r"^(\[[^\]]*\] ?)+")  # time, thread, level and source file of an Envoy's line
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Child:
         status = await process.wait()
         self._signal(signal.SIGKILL)  # what it started itself must not keep its ports
         self.pid = 0
-        return f"it ended {_words(status)}{_last_line(command.log)}"
+        return f"it ended {_words(status)}{_last_words(command.log)}"
 
     def _taken(self) -> str:
         for address, port in self.command.binds:
@@ -160,16 +162,17 @@ def _words(status: int) -> str:
         return f"by signal {-status}"
 
 
-def _last_line(path: Path) -> str:
-    """Return the last words of a log for a message, made harmless."""
+def _last_words(path: Path) -> str:
+    """Return the last line of a log that says something, made harmless; an Envoy's assertion rather than its trace."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    words = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    shown = "".join(character if character.isprintable() else "?" for character in words)[:200]
+    telling = [line for line in lines if "assert failure" in line] or lines
+    words = next((text for line in reversed(telling) if (text := _PREFIX.sub("", line).strip())), "")
+    shown = "".join(character if character.isprintable() else "?" for character in words)[:300]
     return f", its last words: {shown}" if shown else ""
 
 

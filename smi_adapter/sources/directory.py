@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -17,6 +18,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from watchfiles import awatch
+from watchfiles._rust_notify import WatchfilesRustInternalError  # the package exports it from nowhere else
 
 from smi_adapter.decode import RawObject
 from smi_adapter.findings import Finding, Ref
@@ -25,10 +27,14 @@ from smi_adapter.sources import Batch, Location, controllers, files
 from smi_adapter.sources.controllers import DEFAULT_NETWORK, Addresses, Memory, World
 from smi_adapter.sources.files import FileState, NotSettledError, Tree
 
+_log = logging.getLogger(__name__)
+
 GONE_AFTER = 0.1
 """Seconds for which a file must be away before its objects go."""
 WRITTEN_FOR_AT_MOST = 1.0
 """Seconds for which we wait for a writer to close a file whose content no longer changes."""
+BLIND = 0.2
+"""Seconds between two looks where nothing tells of changes: the system's watches are used up, say."""
 RESCAN = 5.0
 """Seconds after which everything is looked at anyway: no notification system is perfect."""
 _POLL = 0.002
@@ -45,6 +51,7 @@ class DirectorySource:
         self._world = World({}, (), Memory(Addresses(network)), {})
         self._ready: Mapping[Key, bool] | None = None
         self._stale = True
+        self._blind = False
         self._wake = asyncio.Event()
         self._hints: set[Path] = set()
         self._gone: dict[Path, float] = {}
@@ -103,13 +110,18 @@ class DirectorySource:
             async for changes in awatch(watched, watch_filter=None, debounce=1, step=1, stop_event=stop):
                 self._hints |= {Path(path) for _, path in changes}
                 self._wake.set()
+        except (OSError, WatchfilesRustInternalError) as error:
+            _log.warning("changes of files are looked for %.0f times a second only: %s", 1 / BLIND, error)
+            self._blind = True
+            await stop.wait()
         finally:
             stop.set()
             self._wake.set()
 
     def _patience(self) -> float:
         """Return in how many seconds to look again if nothing wakes us before."""
-        return min([RESCAN, *([_POLL] if self._writing else []), *([GONE_AFTER / 4] if self._gone else [])])
+        patience = BLIND if self._blind else RESCAN
+        return min([patience, *([_POLL] if self._writing else []), *([GONE_AFTER / 4] if self._gone else [])])
 
     async def _refresh(self, hints: set[Path]) -> set[Ref]:
         """Read the files that changed; return the names of the objects that changed with them.

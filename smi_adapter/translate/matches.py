@@ -34,6 +34,8 @@ def compute(view: View, key: Key) -> Outcome[tuple[NamedMatch, ...]]:
 def _named(group: HTTPRouteGroup, index: int, profile: Profile, notes: list[Finding]) -> NamedMatch:
     written = group.matches[index]
     field = f"spec.matches[{index}]"
+    if written.unusable:  # decoding told why
+        return NamedMatch(written.name, field, None)
     problems = list(_problems(written))
     notes.extend(finding(code, group.ref, f"{field}.{part}", text) for code, part, text in problems)
     if problems:

@@ -29,6 +29,7 @@ class _Draft:
     tcp: list[GrantRule] = field(default_factory=list)
     only_l4: bool = True
     restricted: bool = False
+    unresolved: bool = False
     fields: list[tuple[int, str]] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
 
@@ -59,6 +60,8 @@ def _combined(draft: _Draft) -> tuple[GrantRule, ...]:
     """Put port rules and HTTP rules together: each HTTP rule on the union of the ports (T3)."""
     if draft.only_l4:
         return tuple(draft.tcp)
+    if draft.unresolved:  # T8: it was a restriction, and nobody knows to which ports
+        return ()
     ports: frozenset[int] | None = None
     if draft.restricted:
         sets = [rule.ports for rule in draft.tcp]
@@ -148,6 +151,7 @@ def _rule(view: View, target: TrafficTarget, index: int, rule: TrafficTargetRule
             if route is None:
                 words = f"There is no TCPRoute {key[0]}/{key[1]}; as a set of ports it is empty"
                 draft.notes.append(finding("SMI0302", target.ref, f"{where}.name", words))
+                draft.unresolved = True
                 return
             ports = _ports(target, route.ports, f"{where} (TCPRoute {rule.name})", draft)
             if ports or not route.ports:
@@ -190,10 +194,12 @@ def _http(
         words = f"There is no HTTPRouteGroup {namespace}/{rule.name}; the rule grants nothing"
         notes.append(finding("SMI0301", target.ref, f"{where}.name", words))
         return ()
-    for name in rule.matches:
-        if all(named.name != name for named in group):
-            words = f"HTTPRouteGroup {namespace}/{rule.name} has no match {name[:80]!r}"
-            notes.append(finding("SMI0301", target.ref, f"{where}.matches", words))
+    unknown = [name for name in rule.matches if all(named.name != name for named in group)]
+    for name in unknown:
+        words = f"HTTPRouteGroup {namespace}/{rule.name} has no match {name[:80]!r}; the rule grants nothing"
+        notes.append(finding("SMI0301", target.ref, f"{where}.matches", words))
+    if unknown:
+        return ()
     chosen = [named for named in group if not rule.matches or named.name in rule.matches]
     notes.extend(_lint(named) for named in chosen if named.open_ended)
     return tuple(dict.fromkeys(named.match for named in chosen if named.match is not None))

@@ -17,7 +17,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class HttpClient:
 
     @classmethod
     async def connect(cls, address: str, port: int, *, source: str = "", tls: Any = None) -> Self:
-        where = {"local_addr": (source, 0)} if source else {}
+        where: dict[str, Any] = {"local_addr": (source, 0)} if source else {}
         opened = asyncio.open_connection(address, port, ssl=tls, server_hostname="any" if tls else None, **where)
         return cls(*await asyncio.wait_for(opened, TIMEOUT))
 
@@ -230,8 +230,17 @@ class HttpClient:
         self._writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         answered = {key.lower(): text.strip() for key, _, text in (line.partition(":") for line in head[1:] if line)}
-        length = int(answered.get("content-length", "0"))
-        return Reply(int(head[0].split(" ")[1]), answered, await self._reader.readexactly(length))
+        return Reply(int(head[0].split(" ")[1]), answered, await self._body(answered))
+
+    async def _body(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding") != "chunked":
+            return await self._reader.readexactly(int(headers.get("content-length", "0")))
+        body = b""
+        while size := int(await self._reader.readline(), 16):
+            body += await self._reader.readexactly(size)
+            await self._reader.readline()
+        await self._reader.readline()
+        return body
 
     async def frame(self, data: bytes) -> bytes:
         """Send bytes after an upgrade; return what comes back."""

@@ -111,7 +111,7 @@ class EnvoyProcess:
             connection.request(method, path, headers={"host": "admin"})
             response = connection.getresponse()
             body = response.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException) as problem:
+        except (OSError, ValueError, http.client.HTTPException) as problem:  # ValueError: half a file
             return 0, str(problem)
         connection.close()
         return response.status, body

@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers make a forked child abort before it is an Envoy
-
 from smi_adapter.backends import Change, Resource, XdsConfig
 from smi_adapter.backends.envoy import BACKEND
 from smi_adapter.backends.envoy.bootstrap import ClientCertificate, ControlPlane, Local, bootstrap
@@ -30,7 +28,7 @@ from smi_adapter.mesh import Instance, Key, Mesh, Service, Trust, Workload
 from tests import meshes
 from tests.live.envoys import EnvoyProcess
 
-SETTLE = 20.0
+SETTLE = 40.0
 _BLOCK = 20 + os.getpid() % 200
 
 

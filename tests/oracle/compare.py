@@ -13,7 +13,7 @@ from fractions import Fraction
 import yaml
 
 from tests.oracle.build import Object
-from tests.oracle.evaluator import Decision, Options, Outcome, Request, decide
+from tests.oracle.evaluator import Decision, Options, Outcome, Request, World, answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ def compare(
     `samples` repeats a request whose outcome is left to weights, so that more than one of its arms is seen.
     """
     found = []
+    world = World(objects, options)
     for request in requests:
-        expected = decide(objects, request, options)
+        expected = answer(world, request)
         for _ in range(samples if len(expected.shares) > 1 else 1):
             observed = observe(request)
             if not agrees(expected, observed):
@@ -82,9 +83,9 @@ def agrees(expected: Decision, observed: Observation) -> bool:
     return observed.outcome in expected.outcomes
 
 
-def pure(answer: Callable[[Request], Mapping[Outcome, Fraction]]) -> Observe:
+def pure(compute: Callable[[Request], Mapping[Outcome, Fraction]]) -> Observe:
     """Make an observer of a function that computes shares, such as the product's own evaluator behind an adapter."""
-    return lambda request: Observation(shares=answer(request))
+    return lambda request: Observation(shares=compute(request))
 
 
 def reduced(prepare: Prepare, found: Disagreement) -> Disagreement:

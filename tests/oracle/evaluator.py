@@ -91,8 +91,12 @@ class Decision:
 
 
 def decide(objects: Iterable[Manifest], request: Request, options: Options | None = None) -> Decision:
-    """Say what the request meets: first the caller's own proxy, then the split, then the server's access rules."""
-    world = World(objects, options or Options())
+    """Say what the request meets in these manifests."""
+    return answer(World(objects, options or Options()), request)
+
+
+def answer(world: "World", request: Request) -> Decision:
+    """Walk with the request: first the caller's own proxy, then the split, then the server's access rules."""
     namespace, root = request.to
     port = world.port(namespace, root, request.port)
     if port is None:
@@ -158,6 +162,7 @@ class World(Inventory):
     def __init__(self, objects: Iterable[Manifest], options: Options) -> None:
         super().__init__(objects)
         self.options = options
+        self._read: dict[str, list[Target]] = {}
 
     def mode(self, namespace: str) -> str:
         """Read T1's mode where the request is served; a value that is none of the three enforces."""
@@ -267,11 +272,14 @@ class World(Inventory):
 
     def _targets(self, pod: Manifest, caller: tuple[str, str, str]) -> Iterator[Target]:
         """List the targets that lead from the caller to the pod; only those of the pod's own namespace may (T11)."""
-        for thing in self.all("TrafficTarget", namespace_of(pod)):
-            found = self._target(thing)
-            if found is None or not any(pod is chosen for chosen in found.destination):
+        namespace = namespace_of(pod)
+        if namespace not in self._read:
+            read = map(self._target, self.all("TrafficTarget", namespace))
+            self._read[namespace] = [found for found in read if found is not None]
+        for found in self._read[namespace]:
+            if not any(pod is chosen for chosen in found.destination):
                 continue
-            if any(self._is_source(subject, namespace, caller) for subject, namespace in found.sources):
+            if any(self._is_source(subject, home, caller) for subject, home in found.sources):
                 yield found
 
     def _target(self, thing: Manifest) -> Target | None:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from tests.oracle import build as b
 from tests.oracle.drawing import Dice
+from tests.oracle.evaluator import Profile
 
 VERSIONS: tuple[b.Version, ...] = get_args(b.Version)
 ACCOUNTS = ("alpha", "beta", "gamma")
@@ -31,18 +32,19 @@ HEADERS: tuple[Mapping[str, str], ...] = (
 )  # fmt: skip
 WEIGHTS = (1, 1, 2, 3, 10, 90, 0, 0, 1000, 2**32, "500m", "1500m")
 BAD_WEIGHTS = (-1, 1.5, "10")
-PORT_NUMBERS = (80, 8080, 8080, 9090, 81, 70, 7000, 7000, 443, 0, 65536 + 80)
+OTHER_PORTS = (80, 8080, 8080, 9090, 81, 70, 7000, 7000, 443, 0, 65536 + 80)
 GROUPS = ("access.smi-spec.io",) * 6 + (None, "example.com")
 
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """What a world is about: numbers of objects to pick from, and per cent of the quirks."""
+    """What a world is about: numbers of objects to pick from, per cent of the quirks, and what is left open."""
 
     name: str
     splits: tuple[int, ...] = (0,)
     one_root: int = 0
-    opened: bool = False
+    opened: bool = False  # access is no subject: everybody may do everything
+    everybody: bool = False  # identities are no subject: each target is from everybody to all of one account
     any_path: int = 40
     headers: int = 40
     methods: int = 60
@@ -51,17 +53,24 @@ class Theme:
     port: int = 8
     foreign: int = 4
     binding_counts: tuple[int, ...] = (0, 1, 1, 2)
+    profiles: tuple[Profile, ...] = ("spec", "spec", "spec", "osm", "traefik", "nsm")
 
 
 THEMES = (
     Theme("mixed", splits=(0, 1, 2, 3)),
     Theme("traffic", splits=(1, 2, 2, 3, 3), one_root=75, opened=True, any_path=55, headers=30, methods=25),
-    Theme("routes", any_path=45, headers=65, tcp_rules=5, bound=0, port=0, binding_counts=(0,)),
-    Theme("ports", any_path=90, headers=5, methods=5, tcp_rules=65, bound=5, port=35),
+    Theme(
+        "routes", everybody=True, any_path=40, headers=60, methods=35, tcp_rules=2, bound=0, port=0, foreign=0,
+        binding_counts=(0,), profiles=("spec", "osm", "traefik", "nsm"),
+    ),
+    Theme(
+        "ports", everybody=True, any_path=95, headers=0, methods=0, tcp_rules=60, bound=0, port=25, binding_counts=(0,),
+        profiles=("spec", "nsm", "osm", "traefik"),
+    ),
     Theme(
         "identities", any_path=100, headers=0, methods=0, tcp_rules=10, bound=65, port=0, foreign=8, binding_counts=(2,)
     ),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,16 @@ class Stage:
         """Name a namespace that is not this one."""
         return next((name for name in self.namespaces() if name != ns), "elsewhere")
 
+    def numbers(self, ns: str) -> list[int]:
+        """List port numbers to write into policies: those of the namespace's Services mostly, and others."""
+        return [number for (where, _), ports in self.services.items() if where == ns for number in ports] * 2 + list(
+            OTHER_PORTS
+        )
+
+    def everybody(self) -> list[b.Object]:
+        """List every pod's account as a source."""
+        return [b.account(account, where) for where, account in sorted({(ns, account) for ns, account, _ in self.pods})]
+
     def someone(self, dice: Dice) -> Pod:
         """Pick a caller; the first pod is the one that much is granted to and that much is asked by."""
         return self.pods[0] if dice.chance(40) else dice.pick(self.pods)
@@ -128,8 +147,8 @@ def routes(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
     for name in ("g1", "g2", "g3")[: dice.count(2, 1, 3)]:
         matches = [_match(dice, stage.theme, f"m{number}") for number in range(dice.count(1, 2, 2, 3))]
         things.append(Thing(_group_writer(ns, name, matches)))
-    for name in ("r1", "r2")[: dice.count(1, 0, 2)]:
-        listed = dice.some(PORT_NUMBERS, 1, 3)
+    for name in ("r1", "r2")[: dice.count(2, 2, 1, 0)]:
+        listed = dice.some(sorted(set(stage.numbers(ns))), 1, 4)
         things.append(Thing(_route_writer(ns, name, dice.pick([None, [], listed, listed, listed]))))
     if dice.chance(20):
         things.append(fixed(b.route("u1", [], kind="UDPRoute", ns=ns)))
@@ -165,13 +184,14 @@ def splits(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], set[tuple[st
     roots: set[tuple[str, str]] = set()
     if not services:
         return things, roots
-    favourite, dated = dice.pick(services), dice.chance(50)
+    favourite, dated = dice.pick(services), dice.chance(70)
     wanted = dice.pick(stage.theme.splits)
     for name in dice.some(list(dict.fromkeys(["s1", "s2", "s3", *services])), wanted, wanted):
         local = favourite if dice.chance(stage.theme.one_root) else dice.pick(services)
         roots.add((ns, local))
         root = local if dice.chance(70) else _host(dice, local, ns, stage.other(ns))
-        backends = [_backend(dice, services, stage.other(ns)) for _ in range(dice.count(2, 2, 1, 3, 4))]
+        several = dice.count(2, 2, 2, 1, 3, 4) if dice.chance(96) else 0
+        backends = [_backend(dice, services, stage.other(ns)) for _ in range(several)]
         matches = dice.pick([None, None, None, ["g1"], ["g1"], ["g2"], ["g1", "g2"], ["ghost", "g2"], ["ghost"], []])
         created = dice.pick(["2024-05-01T10:00:00Z", "2024-05-01T10:00:05Z"]) if dated else None
         writer = _split_writer((ns, name, root, backends, matches, created))
@@ -181,8 +201,8 @@ def splits(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], set[tuple[st
 
 def _host(dice: Dice, local: str, ns: str, other: str) -> str:
     own = [f"{local}.{ns}", f"{local}.{ns}.svc", f"{local}.{ns}.svc.cluster.local"]
-    foreign = [f"{local}.{other}.svc", f"{local}.{other}.svc.cluster.local", "www.example.com", "missing"]
-    return dice.pick(own + own + foreign)
+    foreign = [f"{local}.{other}.svc", f"{local}.{other}.svc.cluster.local", "missing"]
+    return dice.pick(own * 2 + foreign + ["www.example.com"] * 3)
 
 
 def _backend(dice: Dice, services: Sequence[str], other: str) -> tuple[str, Any]:
@@ -256,27 +276,30 @@ def targets(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
     if stage.theme.opened and dice.chance(80):
         return _open_to_all(stage, ns, accounts)
     things = []
-    for name in ("t1", "t2", "t3", "t4")[: dice.count(2, 1, 3, 4)]:
-        home = dice.pick([None, None, ns])
-        destination = b.account(dice.pick([*accounts * 5, "nobody"]), home)
-        if dice.chance(stage.theme.bound):
+    every = sorted(set(accounts))
+    more = [dice.pick([*accounts * 5, "nobody"]) for _ in range(dice.count(0, 1, 1, 2))]
+    for number, account in enumerate([*dice.some(every, len(every) - dice.chance(30), len(every)), *more]):
+        name, home = f"t{number}", dice.pick([None, None, ns])
+        destination = b.account(account, home)
+        if dice.chance(stage.theme.bound // 2):
             destination = b.bound(dice.pick(["b1", "b2", "b1", "b2", "ghost"]), home)
         if dice.chance(stage.theme.foreign):
             destination["namespace"] = stage.other(ns)
         if dice.chance(stage.theme.port):
-            destination["port"] = dice.pick(PORT_NUMBERS)
-        rules = [_rule(dice, stage.theme) for _ in range(dice.count(1, 1, 2, 2, 3))]
+            destination["port"] = dice.pick(stage.numbers(ns))
+        rules = [_rule(dice, stage.theme) for _ in range(dice.count(1, 1, 1, 2, 2, 3))]
         sources = [_source(dice, stage, ns) for _ in range(dice.count(1, 2, 2, 3))]
+        if stage.theme.everybody:
+            sources = stage.everybody()
         things.append(Thing(_target_writer((ns, name, destination, rules, sources))))
     return things
 
 
 def _open_to_all(stage: Stage, ns: str, accounts: Sequence[str]) -> list[Thing]:
-    everybody = [b.account(account, where) for where, account in sorted({pod[:2] for pod in stage.pods})]
     things = [fixed(b.route_group("open", b.match("all"), ns=ns)), fixed(b.route("open", ns=ns))]
     for account in sorted(set(accounts)):
         for kind in ("HTTPRouteGroup", "TCPRoute"):
-            said = ns, f"{kind.lower()}-{account}", b.account(account), [b.rule("open", kind=kind)], everybody
+            said = ns, f"{kind.lower()}-{account}", b.account(account), [b.rule("open", kind=kind)], stage.everybody()
             things.append(Thing(_target_writer(said)))
     return things
 
@@ -298,7 +321,7 @@ def _rule(dice: Dice, theme: Theme) -> b.Object:
 def _source(dice: Dice, stage: Stage, ns: str) -> b.Object:
     where, account, _ = stage.someone(dice)
     if dice.chance(stage.theme.bound):
-        home = dice.pick([ns, ns, *stage.namespaces()])
+        home = dice.pick([ns, ns, ns, *stage.namespaces()])
         return b.bound(dice.pick(["b1", "b2"]), None if home == ns else home, dice.pick(GROUPS))
     if dice.chance(4):
         return b.account(account, where, kind="User")

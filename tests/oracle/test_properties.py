@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.oracle import build as b
+from tests.oracle import evaluator
 from tests.oracle.compare import Observation, Observe, compare, pure, reduced, told
 from tests.oracle.evaluator import Options, Outcome, Request, decide
 from tests.oracle.worlds import NAMESPACES, SEEDS, Model, World, models, world, worlds
@@ -22,7 +23,8 @@ few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthChec
 def answers(world: World, objects: Any = None) -> list[Mapping[Outcome, Fraction]]:
     """Decide every request of the world, or the same requests over other objects."""
     told_objects = world.objects if objects is None else objects
-    return [decide(told_objects, request, world.options).shares for request in world.requests]
+    reading = evaluator.World(told_objects, world.options)
+    return [evaluator.answer(reading, request).shares for request in world.requests]
 
 
 def served(shares: Mapping[Outcome, Fraction]) -> dict[Outcome, Fraction]:
@@ -185,13 +187,15 @@ def test_a_target_split_into_one_per_source_means_the_same(world: World) -> None
 @few
 @given(worlds())
 def test_the_comparison_finds_no_difference_between_the_oracle_and_itself(world: World) -> None:
-    def answer(request: Request) -> Mapping[Outcome, Fraction]:
-        return decide(world.objects, request, world.options).shares
+    reading = evaluator.World(world.objects, world.options)
 
-    assert not compare(pure(answer), world.objects, world.requests, world.options)
+    def shares(request: Request) -> Mapping[Outcome, Fraction]:
+        return evaluator.answer(reading, request).shares
+
+    assert not compare(pure(shares), world.objects, world.requests, world.options)
 
     def watch(request: Request) -> Observation:
-        return Observation(max(answer(request), key=str))
+        return Observation(max(shares(request), key=str))
 
     assert not compare(watch, world.objects, world.requests, world.options, samples=3)
 
@@ -254,6 +258,7 @@ def test_the_worlds_notice_a_reading_that_is_blind_to_one_kind(blind: str) -> No
     found = 0
     for drawn in map(world, range(40)):
         seen = [thing for thing in drawn.objects if thing["kind"] != blind]
-        observe = pure(lambda request, seen=seen, drawn=drawn: decide(seen, request, drawn.options).shares)  # type: ignore[misc]
+        reading = evaluator.World(seen, drawn.options)
+        observe = pure(lambda request, reading=reading: evaluator.answer(reading, request).shares)  # type: ignore[misc]
         found += len(compare(observe, drawn.objects, drawn.requests, drawn.options))
     assert found > 0

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.oracle import build as b
 from tests.oracle import policies
 from tests.oracle.drawing import Dice
-from tests.oracle.evaluator import Options, Profile, Request
+from tests.oracle.evaluator import Options, Request
 from tests.oracle.policies import ACCOUNTS, THEMES, Pod, Stage, Theme, Thing, fixed, form
 
 Identities = Sequence[tuple[str, str]]
@@ -104,8 +104,7 @@ def model(seed: int, identities: Identities | None = None, addresses: Sequence[s
         things += policies.targets(dice, stage, ns)
     if dice.chance(15):
         things.append(fixed({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bystander"}}))
-    profile: Profile = dice.pick(("spec", "spec", "spec", "osm", "traefik", "nsm"))
-    options = Options(profile, dice.pick(("enforce",) * 8 + ("audit", "permissive")))
+    options = Options(dice.pick(theme.profiles), dice.pick(("enforce",) * 8 + ("audit", "permissive")))
     requests = tuple(_request(dice, stage, roots) for _ in range(dice.count(12, 16, 20, 24)))
     return Model(seed, theme, options, tuple(things), requests)
 
@@ -151,9 +150,9 @@ def _pods(dice: Dice, identities: Identities | None, addresses: Sequence[str]) -
 
 
 def _services(dice: Dice, theme: Theme, homes: Sequence[str]) -> dict[tuple[str, str], tuple[Any, list[b.Object]]]:
-    selectors: list[Any] = [{"app": "a"}, {"app": "a"}, {"track": "v1"}, {"track": "v2"}] * 4
+    selectors: list[Any] = [{"app": "a"}, {"app": "a"}, {"track": "v1"}, {"track": "v2"}] * 6
     selectors += [{"app": "a", "track": "v2"}, {"app": "b"}, {"app": "nobody"}, None]
-    homes = [max(homes, key=list(homes).count)] * 9 + [*homes] if theme.opened else homes
+    homes = [max(homes, key=list(homes).count)] * (9 if theme.opened else 4) + [*homes]
     keys = [(dice.pick(homes), name) for name in dice.some(SERVICE_NAMES, 3 if theme.opened else 2, 5)]
     if dice.chance(20):
         keys.append((dice.pick(homes), dice.pick(SERVICE_NAMES)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from smi_adapter.findings import Ref
 from smi_adapter.sources import Batch, Location, Source
@@ -175,6 +176,19 @@ async def test_a_reader_that_is_cancelled_at_the_moment_of_a_change_ends(tmp_pat
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=PATIENCE)
     assert done == {task}
+
+
+async def test_without_a_watcher_changes_are_found_by_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def used_up(*_: Any, **__: Any) -> Any:
+        raise WatchfilesRustInternalError("Too many open files (os error 24)")
+
+    monkeypatch.setattr("smi_adapter.sources.directory.awatch", used_up)
+    path = tmp_path / "a.yaml"
+    path.write_text(SPLIT % 1)
+    async with reading(tmp_path) as reader:
+        await reader.next()
+        path.write_text(SPLIT % 2)
+        assert weight((await reader.next())[SPLIT_REF]) == 2
 
 
 async def test_a_broken_file_is_said_in_an_empty_batch_and_changes_nothing(tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ def test_rule_that_does_not_resolve_grants_nothing_and_others_stand(bad: str) ->
     assert access(shop().target("t", "shop", (bad,), ("buyer",)), path="/a") == "denied"
 
 
-def test_known_match_beside_an_unknown_one_stands() -> None:  # T7
+def test_rule_that_names_one_unknown_match_grants_nothing_at_all() -> None:  # T7
     world = shop().target("t", "shop", ("http:paths/nothing,a",), ("buyer",))
-    assert access(world, path="/a") == "allowed"
+    assert access(world, path="/a") == "denied"
     assert access(world, path="/b", method="POST") == "denied"
 
 

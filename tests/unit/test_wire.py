@@ -402,10 +402,12 @@ def test_a_match_with_headers_leaves_a_v1alpha1_manifest_as_a_whole() -> None:
     ],
 )
 @pytest.mark.parametrize("version", V)
-def test_a_bad_match_goes_alone_and_takes_its_name_along(version: str, match: Any, field: str, code: str) -> None:
+def test_a_bad_match_is_unusable_alone_and_keeps_its_name(version: str, match: Any, field: str, code: str) -> None:
     obj, findings = wire.decode(group(version, {"name": "a"}, match, {"name": "c"}))
     assert isinstance(obj, HTTPRouteGroup)
-    assert [one.name for one in obj.matches] == ["a", "c"]
+    assert [(one.name, one.unusable) for one in obj.matches][::2] == [("a", False), ("c", False)]
+    name = match.get("name") if isinstance(match, dict) else None
+    assert obj.matches[1] == HTTPMatch(name if isinstance(name, str) else "", unusable=True)
     assert [(one.code, one.field) for one in findings] == [(code, field)]
 
 
@@ -618,6 +620,41 @@ def test_an_identity_binding_in_an_older_version_is_written_and_told(version: st
     raw, findings = wire.encode(obj, version)
     assert [finding.code for finding in findings] == ["SMI0504"]
     assert wire.decode(raw)[0] == obj
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost_text", "spec", "restored"),
+    [
+        ("TrafficTarget", '{"port": 80}', {"destination": {**SA, "port": 9}, "rules": [RULE], "sources": [SA]}, 9),
+        ("TCPRoute", '{"matches": {"ports": [80]}}', {"matches": {"ports": [9]}}, (9,)),
+        (
+            "TrafficSplit",
+            '{"matches": [{"kind": "HTTPRouteGroup", "name": "old"}]}',
+            {
+                "service": "web",
+                "backends": [{"service": "a", "weight": 1}],
+                "matches": [{"kind": "HTTPRouteGroup", "name": "new"}],
+            },
+            ("new",),
+        ),
+    ],
+)
+def test_what_was_written_anew_counts_more_than_the_annotation(
+    kind: str, lost_text: str, spec: dict[str, Any], restored: object
+) -> None:
+    raw = manifest(kind, "v1alpha4", spec=spec)
+    raw["metadata"]["annotations"] = {"smi-adapter.io/lost-in-v1alpha3": lost_text}
+    obj, findings = wire.decode(raw)
+    assert obj is not None
+    assert restored in {getattr(obj, name, None) for name in ("port", "ports", "matches")}
+    assert [(one.code, one.severity) for one in findings] == [("SMI0504", Severity.INFO)]
+    assert not obj.meta.annotations
+
+
+@pytest.mark.parametrize("name", ["web\n", "Web", "web.", "-web", "w_b", "", "a" * 254, "web\u0000", "wéb", 5, None])
+def test_a_name_that_kubernetes_would_not_take_is_refused(name: object) -> None:
+    raw = target("v1alpha4", sources=[{**SA, "name": name}])
+    assert read(raw) == (None, ["SMI0505"])
 
 
 def binding(**schemes: Any) -> dict[str, Any]:

@@ -115,9 +115,11 @@ def pair_of(identity: str) -> KeyPair:
     return CA.issue(identity, time.time(), 3600)
 
 
+_OWN = CA.issue(SERVER, time.time(), 3600, dns_names=("xds",))
+
+
 def server_tls() -> ServerTls:
-    pair = CA.issue(SERVER, time.time(), 3600, dns_names=("xds",))
-    return ServerTls(pair.certificate, pair.private_key, CA.bundle)
+    return ServerTls(_OWN.certificate, _OWN.private_key, CA.bundle)
 
 
 @contextlib.asynccontextmanager
@@ -375,6 +377,30 @@ async def test_health_answers_serving_and_nothing_else_is_there() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary(method)(b"")
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_many_proxies_may_connect_at_once_and_the_server_certificate_may_rotate() -> None:
+    certificates = [server_tls(), ServerTls(*replaced(), CA.bundle)]
+    ads = AdsServer(secrets, limits=Limits(streams_per_second=1000, streams_per_proxy=1000))
+    server = Running(ads, await ads.start("127.0.0.1", 0, lambda: certificates[0]))
+    ads.publish(two_tenants())
+
+    async def once() -> None:
+        async with server.client(pair_of(WEB)) as client:
+            await client.ask(CLUSTER)
+            await client.take()
+
+    await asyncio.gather(*(once() for _ in range(50)))
+    del certificates[0]
+    await once()
+    await asyncio.gather(*(once() for _ in range(50)))
+    await ads.stop()
+    assert ads.proxies() == ()
+
+
+def replaced() -> tuple[bytes, bytes]:
+    pair = CA.issue(SERVER, time.time(), 3600, dns_names=("xds",))
+    return pair.certificate, pair.private_key
 
 
 async def test_a_taken_port_is_a_clear_error() -> None:

@@ -364,7 +364,7 @@ def test_a_removed_name_that_is_still_asked_for_is_said_to_be_gone_after_twice_t
 # ------------------------------------------------------------------------------------------------------------ NACKs
 
 
-def test_access_bearing_resources_travel_alone_and_first() -> None:
+def test_access_bearing_resources_travel_alone() -> None:
     inbound = [routes(f"in/shop/web/{port}", closed=b"deny") for port in (80, 81)]
     client = Controller(one_part(routes("out/1"), routes("out/2"), *inbound)).connect()
     client.ask(ROUTES, "out/1", "in/shop/web/80", "out/2", "in/shop/web/81")
@@ -373,6 +373,23 @@ def test_access_bearing_resources_travel_alone_and_first() -> None:
         ("RDS", ["in/shop/web/81"], []),
         ("RDS", ["out/1", "out/2"], []),
     ]
+
+
+def test_an_access_rule_that_changes_all_the_time_does_not_hold_back_other_routes() -> None:
+    def world(access: int, r: int) -> list[Resource]:
+        return [routes("in/shop/web/80", access, closed=b"deny"), routes("out", r)]
+
+    controller = Controller(one_part(*world(0, 0)))
+    client = controller.connect(pace=Pace(burst=100))
+    client.ask(ROUTES, "in/shop/web/80", "out")
+    client.take_all()
+    told = []
+    for number in range(1, 6):
+        controller.publish(one_part(*world(number, 1)))
+        told += said([response := client.receive()])
+        controller.publish(one_part(*world(number + 100, 1)))
+        client.ack(response)
+    assert ("RDS", ["out"], []) in told
 
 
 def test_rejected_bytes_are_never_sent_again_and_the_next_version_is() -> None:
@@ -552,3 +569,29 @@ def test_secrets_are_those_of_the_identity_and_change_with_it() -> None:
     changes = client.view.replace_secrets([resource(SECRET, "default", 2), resource(SECRET, "ROOTCA")])
     client.stream.on_change(changes, 1)
     assert said(client.take_all()) == [("SDS", ["default"], [])]
+
+
+def test_a_name_subscribed_again_is_sent_again_even_if_it_changed_and_changed_back_meanwhile() -> None:
+    controller = Controller(one_part(endpoints("a")))
+    client = controller.connect()
+    client.ask(ENDPOINTS, "a")
+    first = client.receive()
+    client.ask(ENDPOINTS, drop=["a"])
+    client.ask(ENDPOINTS, "a")
+    controller.publish(one_part(endpoints("a", 2)))
+    controller.publish(one_part(endpoints("a")))
+    client.ack(first)
+    assert said(client.take_all()) == [("EDS", ["a"], [])]
+
+
+def test_after_a_refused_message_nothing_is_believed_to_be_in_force() -> None:
+    """An Envoy applies an arbitrary part of it, so going back needs a push."""
+    controller = Controller(one_part(routes("r1"), routes("r2")))
+    client = controller.connect()
+    client.ask(ROUTES, "r1", "r2")
+    client.take_all()
+    controller.publish(one_part(routes("r1", 2), routes("r2", 2)))
+    both = client.receive()
+    controller.publish(one_part(routes("r1"), routes("r2")))
+    client.nack(both)
+    assert said(client.take_all()) == [("RDS", ["r1"], []), ("RDS", ["r2"], [])]

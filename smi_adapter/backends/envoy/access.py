@@ -20,7 +20,7 @@ from smi_adapter.backends.envoy.messages import Fields, extension, typed
 from smi_adapter.backends.envoy.names import HTTP_RBAC, HTTP_RBAC_PER_ROUTE, MTLS_PRINCIPAL, RBAC_FILTER
 from smi_adapter.backends.envoy.secrets import trusting
 from smi_adapter.backends.envoy.tls import exactly, of_the_mesh
-from smi_adapter.mesh import AccessMode, AccessRule, InboundPort, Principal, Trust
+from smi_adapter.mesh import AccessMode, AccessRule, Principal, Trust
 
 DENY_ALL: Final[Fields] = {"rules": {}}
 """`rules` that are present and empty. Without `rules` at all the filter would allow everything."""
@@ -88,14 +88,13 @@ def revokes(old: frozenset[Grant], new: frozenset[Grant]) -> bool:
     return new != ANYBODY and not all(grant in new or (grant[0], "") in new for grant in old)
 
 
-def generation(port: InboundPort, mode: AccessMode, before: tuple[str, frozenset[Grant]] | None) -> str:
+def generation(grants: frozenset[Grant], before: tuple[str, frozenset[Grant]] | None) -> str:
     """Return the mark of a TCP port's filter chain; a changed mark makes Envoy close the chain's connections (T15).
 
     It must change whenever somebody loses a right and stay when somebody gains one, which no function of the present
     rules alone can do. So it depends on `before`, the last mark and grants; without it, it is a hash of the grants.
     docs/adr/0021 says what that means after a restart.
     """
-    grants = tcp_grants(mode, port.rules)
     if before is None:
         return _digest("", grants)
     mark, previous = before

@@ -65,13 +65,13 @@ def structure(workload: Workload, trust: Trust, marks: Mapping[int, str], log: A
     return tuple(resources)
 
 
-def rules(workload: Workload, port: InboundPort, trust: Trust) -> tuple[Resource, ...]:
+def rules(workload: Workload, port: InboundPort, trust: Trust, mark: str) -> tuple[Resource, ...]:
     """Return what says who may use a port. Each comes with a closed form, for a proxy that refuses it."""
     if port.protocol is Protocol.UDP:
         return ()
     if port.protocol is Protocol.HTTP:
         return (inbound(workload, port),)
-    name = tcp_access_name(workload.key, port.number)
+    name = tcp_access_name(workload.key, port.number, mark)
     origins = (*dict.fromkeys(rule.origin for rule in port.rules),) or _origins(workload)
     closable = workload.mode is AccessMode.ENFORCE
     decided = extension_resource(
@@ -92,12 +92,12 @@ def rules(workload: Workload, port: InboundPort, trust: Trust) -> tuple[Resource
     return (context, decided)
 
 
-def denial(workload: Workload, port: InboundPort, trust: Trust) -> tuple[Resource, ...]:
+def denial(workload: Workload, port: InboundPort, trust: Trust, mark: str) -> tuple[Resource, ...]:
     """Return what lets nobody use a port: for one whose rules could not be rendered."""
     if port.protocol is Protocol.HTTP:
         return (inbound_denial(workload, port),)
     nobody = Workload(key=workload.key, identity="", mode=AccessMode.ENFORCE, instances=(), origin=workload.origin)
-    return rules(nobody, InboundPort(port.number, port.protocol), trust)
+    return rules(nobody, InboundPort(port.number, port.protocol), trust, mark)
 
 
 def open_udp_ports(workload: Workload) -> tuple[InboundPort, ...]:
@@ -124,7 +124,6 @@ def _listener(
         bound = [socket_address(instance.address, port.number) for port in ports]
         fields["address"] = bound[0]
         fields["additional_addresses"] = [{"address": address} for address in bound[1:]]
-        fields["enable_reuse_port"] = value(False)  # a port that is taken must be an error
     return resource(LISTENER, fields, _origins(workload))
 
 
@@ -139,13 +138,13 @@ def _chain(workload: Workload, port: InboundPort, trust: Trust, marks: Mapping[i
         guards = (access.deny_all_filter(),)
         http = manager(name, by_rds(name), log.of_requests(name), inbound=True, guards=guards)
         return {**chain, "transport_socket": tls.downstream(trust), "filters": [http]}
-    permitted = tcp_access_name(workload.key, port.number)
+    mark = marks[port.number]
+    permitted = tcp_access_name(workload.key, port.number, mark)
     forward = {"stat_prefix": name, "cluster": name, "idle_timeout": seconds(HOUR)}
-    mark = struct({"grants": marks.get(port.number, "")})
     return {
         **chain,
         "transport_socket": tls.downstream_from(permitted),
-        "metadata": {"filter_metadata": {MARK_NAMESPACE: mark}},
+        "metadata": {"filter_metadata": {MARK_NAMESPACE: struct({"grants": mark})}},
         "filters": [
             discovered(permitted, NETWORK_RBAC),
             extension("envoy.filters.network.tcp_proxy", TCP_PROXY, forward),

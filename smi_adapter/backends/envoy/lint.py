@@ -100,10 +100,7 @@ def _closed(label: str, content: Any) -> Iterator[str]:
 
 def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Yield a message and all messages in it, opening each Any."""
-    if content.DESCRIPTOR.full_name == "google.protobuf.Any":
-        packed = message(content.type_url.removeprefix(TYPE_URL_PREFIX)).FromString(content.value)
-        yield from _walk(packed, where)
-        return
+    content = _opened(content)
     yield where, content
     for descriptor, value in content.ListFields():
         if descriptor.message_type is None:
@@ -118,6 +115,17 @@ def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
                 yield from _walk(item, f"{place}[{index}]")
         else:
             yield from _walk(value, place)
+
+
+def _opened(content: Any) -> Any:
+    """Return what an Any holds, or the Any itself if that is unknown to us; any other message as it is."""
+    if content.DESCRIPTOR.full_name != "google.protobuf.Any":
+        return content
+    try:
+        kind = message(content.type_url.removeprefix(TYPE_URL_PREFIX))
+    except KeyError:
+        return content
+    return kind.FromString(content.value)
 
 
 # -------------------------------------------------------------------------------------------------------- scopes
@@ -351,6 +359,10 @@ def _unpacked(extension: Any, message_name: str) -> Any:
     return message(message_name).FromString(extension.typed_config.value)
 
 
+def _unknown(found: Any) -> Iterator[str]:
+    yield f"packs {found.type_url!r}, which we do not know"
+
+
 def _config_source(found: Any) -> Iterator[str]:
     if not found.HasField("ads") or found.resource_api_version != 2:  # V3 is 2; Python accepts 3, Envoy does not
         yield "comes neither by ADS nor as V3"
@@ -434,6 +446,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     names.HCM: _manager,
     names.LISTENER: _listener,
     "envoy.config.core.v3.ConfigSource": _config_source,
+    "google.protobuf.Any": _unknown,
     names.ROUTES: _routes,
     "envoy.config.route.v3.Route": _route,
     names.TCP_PROXY: _tcp_proxy,

@@ -107,9 +107,13 @@ def inbound_name(workload: Key, port: int | None = None, protocol: Protocol = Pr
     return whole if port is None else f"{whole}/{port}{_suffix(protocol)}"
 
 
-def tcp_access_name(workload: Key, port: int) -> str:
-    """Return the name of the secret and of the filter that say who may open a TCP connection to a port."""
-    return f"tcp/{workload[0]}/{workload[1]}/{port}"
+def tcp_access_name(workload: Key, port: int, mark: str) -> str:
+    """Return the name of the secret and of the filter that say who may open a TCP connection to a port.
+
+    With the filter chain's mark in it (`access.generation`), a chain that replaces another after a revocation starts
+    with the new rules or not at all.
+    """
+    return f"tcp/{workload[0]}/{workload[1]}/{port}/{mark}"
 
 
 def server_name(service: Key) -> str:

@@ -35,7 +35,7 @@ from smi_adapter.backends.envoy.names import (
 )
 from smi_adapter.backends.envoy.relation import EditedRelation
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
-from smi_adapter.mesh import InboundPort, Key, Mesh, Protocol, Route, Service, WeightedTarget, Workload
+from smi_adapter.mesh import AccessMode, InboundPort, Key, Mesh, Protocol, Route, Service, WeightedTarget, Workload
 
 Mark: TypeAlias = tuple[str, frozenset[Grant]]
 
@@ -257,30 +257,48 @@ class _Edit:
         part = inbound_part(workload.key)
         found: list[Finding] = list(_udp_closed(workload))
         decided: list[Resource] = []
-        for port in workload.ports:
-            try:
-                decided.extend(inbound.rules(workload, port, self.new.trust))
-            except Exception as error:  # noqa: BLE001
-                decided.extend(inbound.denial(workload, port, self.new.trust))
-                found.extend(_failed(workload.origin, workload.key, error))
-        try:
-            structure = inbound.structure(workload, self.new.trust, self._marks(workload), self.log)
-        except Exception as error:  # noqa: BLE001
-            kinds = (type_url(LISTENER), type_url(CLUSTER))
-            structure = tuple(item for item in self.before.parts.get(part, ()) if item.type_url in kinds)
-            found.extend(_failed(workload.origin, workload.key, error))
-            decided = [item for port in workload.ports for item in inbound.denial(workload, port, self.new.trust)]
-        self._put(part, (*decided, *structure), tuple(found))
-
-    def _marks(self, workload: Workload) -> dict[int, str]:
         marks: dict[int, str] = {}
         for port in workload.ports:
-            if port.protocol is not Protocol.TCP:
-                continue
+            try:
+                decided.extend(inbound.rules(workload, port, self.new.trust, self._mark(workload, port, marks)))
+            except Exception as error:  # noqa: BLE001
+                decided.extend(self._denial(workload, port, marks))
+                found.extend(_failed(workload.origin, workload.key, error))
+        try:
+            structure = inbound.structure(workload, self.new.trust, marks, self.log)
+        except Exception as error:  # noqa: BLE001
+            found.extend(_failed(workload.origin, workload.key, error))
+            decided, structure = self._shut(workload)
+        self._put(part, (*decided, *structure), tuple(found))
+
+    def _denial(self, workload: Workload, port: InboundPort, marks: dict[int, str]) -> tuple[Resource, ...]:
+        closed = replace(port, rules=())
+        mark = self._mark(replace(workload, mode=AccessMode.ENFORCE), closed, marks)
+        return inbound.denial(workload, closed, self.new.trust, mark)
+
+    def _shut(self, workload: Workload) -> tuple[list[Resource], tuple[Resource, ...]]:
+        """Return the last good Listeners with denials under the names that they ask for."""
+        kinds = (type_url(LISTENER), type_url(CLUSTER))
+        structure = tuple(
+            item for item in self.before.parts.get(inbound_part(workload.key), ()) if item.type_url in kinds
+        )
+        decided: list[Resource] = []
+        for port in workload.ports:
             place = (workload.key, port.number)
-            marks[port.number] = generation(port, workload.mode, self.before.index.marks.get(place))
-            self.marks[place] = (marks[port.number], tcp_grants(workload.mode, port.rules))
-        return marks
+            self.marks.pop(place, None)  # the chain keeps its mark
+            mark, _ = self.before.index.marks.get(place, ("", frozenset()))
+            decided.extend(inbound.denial(workload, port, self.new.trust, mark))
+        return decided, structure
+
+    def _mark(self, workload: Workload, port: InboundPort, marks: dict[int, str]) -> str:
+        """Return a TCP port's mark and note it; other ports have none."""
+        if port.protocol is not Protocol.TCP:
+            return ""
+        place = (workload.key, port.number)
+        grants = tcp_grants(workload.mode, port.rules)
+        marks[port.number] = generation(grants, self.before.index.marks.get(place))
+        self.marks[place] = (marks[port.number], grants)
+        return marks[port.number]
 
     def _dials(self, workloads: frozenset[Key]) -> None:
         """Render the dialled Listeners of the workloads that changed or that see a changed Service."""

@@ -106,14 +106,16 @@ def whole_route(port: ServicePort) -> Route:
 
 
 def _guarded(name: str, override: Fields) -> Fields:
-    action: Fields = {"cluster": name, "timeout": seconds(0), "retry_policy": _RETRY}
-    return one_virtual_host(name, {"routes": [{"match": {"prefix": "/"}, "route": action}], **override})
+    action: Fields = {"cluster": name, "timeout": seconds(0)}
+    route = {"match": {"prefix": "/"}, "route": action}
+    return one_virtual_host(name, {"routes": [route], "retry_policy": _RETRY, **override})
 
 
 def _http(service: Service, port: ServicePort) -> Resource:
     name = outbound_name(service.key, port.number, port.protocol)
     routes = [entry for route in port.routes for entry in _entries(route)]
-    return resource(ROUTES, one_virtual_host(name, {"routes": routes}), origins_of(service, port))
+    fields = {"routes": routes, "retry_policy": _RETRY_ELSEWHERE}
+    return resource(ROUTES, one_virtual_host(name, fields), origins_of(service, port))
 
 
 def _entries(route: Route) -> list[Fields]:
@@ -141,7 +143,7 @@ def _action(route: Route) -> Fields:
         chosen = {"cluster": names[0][0]}
     else:
         chosen = {"weighted_clusters": {"clusters": [{"name": name, "weight": value(share)} for name, share in names]}}
-    return {"route": {**chosen, "timeout": seconds(0), "retry_policy": _RETRY_ELSEWHERE}}
+    return {"route": {**chosen, "timeout": seconds(0)}}
 
 
 def _tcp(service: Service, port: ServicePort) -> Resource:

@@ -12,7 +12,10 @@ from functools import lru_cache
 
 from smi_adapter.backends import Resource
 
-_LENGTH_DELIMITED = 2
+# Tags: the number of a field, shifted by three, and 2 for "a length follows".
+_TYPE, _NONCE, _REMOVED = b"\x22", b"\x2a", b"\x32"
+
+_ONE_BYTE = [bytes([value]) for value in range(0x80)]
 
 
 def response(type_url: str, nonce: str, resources: Iterable[Resource], removed: Iterable[str] = ()) -> bytes:
@@ -21,9 +24,9 @@ def response(type_url: str, nonce: str, resources: Iterable[Resource], removed: 
     for resource in resources:
         pieces.append(_head(resource.type_url, resource.name, resource.version, len(resource.body)))
         pieces.append(resource.body)
-    pieces.append(_text(4, type_url))
-    pieces.append(_text(5, nonce))
-    pieces += [_text(6, name) for name in removed]
+    pieces.append(_type(type_url))
+    pieces.append(_text(_NONCE, nonce))
+    pieces += [_text(_REMOVED, name) for name in removed]
     return b"".join(pieces)
 
 
@@ -34,22 +37,25 @@ def size(resource: Resource) -> int:
 
 @lru_cache(maxsize=2048)
 def _head(type_url: str, name: str, version: str, length: int) -> bytes:
-    """Return all of an encoded resource but its body, which comes last: name, version, and the Any around the body."""
-    any_head = _text(1, type_url) + _tag(2) + _varint(length)
-    outer = _text(1, version) + _text(3, name) + _tag(2) + _varint(len(any_head) + length) + any_head
-    return _tag(2) + _varint(len(outer) + length) + outer
+    """Return all of an encoded resource but its body, which comes last: version, name, and the Any around the body."""
+    any_head = _text(b"\x0a", type_url) + b"\x12" + _varint(length)
+    outer = _text(b"\x0a", version) + _text(b"\x1a", name) + b"\x12" + _varint(len(any_head) + length) + any_head
+    return b"\x12" + _varint(len(outer) + length) + outer
 
 
-def _tag(field: int) -> bytes:
-    return _varint(field << 3 | _LENGTH_DELIMITED)
+@lru_cache(maxsize=32)
+def _type(type_url: str) -> bytes:
+    return _text(_TYPE, type_url)
 
 
-def _text(field: int, value: str) -> bytes:
+def _text(tag: bytes, value: str) -> bytes:
     data = value.encode()
-    return _tag(field) + _varint(len(data)) + data
+    return tag + _varint(len(data)) + data
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _ONE_BYTE[value]
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

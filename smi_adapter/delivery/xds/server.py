@@ -40,6 +40,7 @@ _EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]
 
 _SERVING: Final = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
 _REMEMBERED_PROXIES: Final = 1000
+_GOODBYE: Final = 5.0
 _NOT_YOU: Final = "this certificate may not stream as that node"
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"
@@ -133,9 +134,9 @@ class AdsServer:
     # ------------------------------------------------------------------------------------------------- life cycle
 
     async def start(self, host: str, port: int, tls: Callable[[], ServerTls]) -> int:
-        """Listen; return the port. `tls` is called on another thread at each handshake, so it may rotate.
+        """Listen; return the port. OSError if the address is taken. Proxies wait until the first `publish`.
 
-        OSError if the address is taken. Proxies wait until the first `publish`.
+        `tls` is called on another thread at each handshake, so it may rotate; until then it returns equal values.
         """
         server = grpc.aio.server(options=self._options())
         delta = grpc.stream_stream_rpc_method_handler(
@@ -153,7 +154,7 @@ class AdsServer:
             )
         )
         try:
-            bound = server.add_secure_port(f"{host}:{port}", _credentials(tls))
+            bound = server.add_secure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", _credentials(tls))
         except RuntimeError as problem:
             raise OSError(f"cannot listen on {host}:{port}; is another process using that port?") from problem
         await server.start()
@@ -171,6 +172,8 @@ class AdsServer:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+        if streams := [session.task for session in self._sessions if session.task is not None]:
+            await asyncio.wait(streams, timeout=_GOODBYE)
 
     # ------------------------------------------------------------------------------------------------ what is new
 
@@ -183,10 +186,14 @@ class AdsServer:
             if config.identities.get(session.workload) != session.identity:
                 session.end(grpc.StatusCode.PERMISSION_DENIED, _NOT_YOU)
                 continue
-            changes = self._changes_for(session, config, changed, before)
-            if changes:
-                session.stream.on_change(changes, self._generation)
-                session.wake.set()
+            try:
+                changes = self._changes_for(session, config, changed, before)
+                if changes:
+                    session.stream.on_change(changes, self._generation)
+                    session.wake.set()
+            except Exception:  # noqa: BLE001 - a fault with one proxy must not keep the others from what is new
+                _log.exception("publishing to %s/%s failed", *session.workload)
+                session.end(grpc.StatusCode.INTERNAL, "internal error")
         self._published.set()
 
     def secrets_changed(self, identity: str) -> None:
@@ -248,11 +255,16 @@ class AdsServer:
         reader = asyncio.create_task(self._read(session, context), name="xds-reader")
         try:
             await self._write(session, context)
+        except asyncio.CancelledError:
+            if session.ending is None:  # the proxy has gone
+                raise
         finally:
             reader.cancel()
             self._forget(session)
-        if session.ending is not None and session.ending[0] is not grpc.StatusCode.OK:
-            await context.abort(*session.ending)
+        ending = session.ending
+        del session, reader  # the abort may wait behind a message that a stopped proxy does not read
+        if ending is not None and ending[0] is not grpc.StatusCode.OK:
+            await context.abort(*ending)
 
     async def _admit(self, context: _Context) -> _Session:
         """Find out who is there; _RefusedError for anybody who may not stream. No byte of config goes out before."""
@@ -264,7 +276,7 @@ class AdsServer:
         if not await self._admission.admit():
             raise _RefusedError(grpc.StatusCode.UNAVAILABLE, "too many new streams, try again")
         try:
-            first = await asyncio.wait_for(context.read(), self._limits.first_request)
+            first = await asyncio.wait_for(_next(context), self._limits.first_request)
         except TimeoutError:
             raise _RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came") from None
         if first is _EOF:
@@ -318,7 +330,7 @@ class AdsServer:
         """Feed requests to the state machine. A bad one, or a fault of ours, ends this stream only (X6)."""
         stream = session.stream
         try:
-            while (request := await context.read()) is not _EOF:
+            while (request := await _next(context)) is not _EOF:
                 stream.on_request(request)
                 if stream.has_work:
                     session.wake.set()
@@ -395,6 +407,7 @@ class AdsServer:
                     _log.warning("%s/%s has not acknowledged for %.0f s", *session.workload, waiting)
                     self._tell([status.late(session.workload, waiting)])
                 if waiting > limits.end_after and session.task is not None:
+                    session.end(grpc.StatusCode.DEADLINE_EXCEEDED, "no acknowledgement")
                     session.task.cancel()  # its writer may be stuck in a write that never ends
 
     def _options(self) -> list[tuple[str, int]]:
@@ -409,18 +422,36 @@ class AdsServer:
         ]
 
 
+async def _next(context: _Context) -> Any:
+    """Return the next request; EOF too when the connection or the server is gone, for which gRPC has many errors."""
+    try:
+        return await context.read()
+    except Exception:  # noqa: BLE001 - see above
+        return _EOF
+
+
 async def _healthy(_request: bytes, _context: object) -> bytes:
     return _SERVING
 
 
 def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
-    """Return credentials that require a client certificate and ask `tls` again at each handshake."""
+    """Return credentials that require a client certificate and ask `tls` again at each handshake.
 
-    def configuration() -> Any:
-        now = tls()
-        return grpc.ssl_server_certificate_configuration([(now.private_key, now.certificate)], now.client_roots)
+    What did not change must not be set again: gRPC swaps it without a lock, and handshakes on two threads then crash
+    the process (seen with grpcio 1.85).
+    """
+    current = tls()
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+    def changed() -> Any:
+        nonlocal current
+        before, current = current, tls()
+        return None if current == before else _configuration(current)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(current), changed, require_client_authentication=True)
+
+
+def _configuration(tls: ServerTls) -> Any:
+    return grpc.ssl_server_certificate_configuration([(tls.private_key, tls.certificate)], tls.client_roots)
 
 
 def _identity(context: _Context) -> str | None:

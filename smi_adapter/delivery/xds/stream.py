@@ -13,8 +13,9 @@ again alone; refused bytes are remembered, and whoever is let in by them gets th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from smi_adapter.backends import Resource
@@ -80,6 +81,14 @@ class Refusal:
     error: str
 
 
+class _Verdict(Enum):
+    """What to do about a name that is pending, other than to send its resource."""
+
+    NEEDLESS = auto()
+    REMOVE = auto()
+    LATER = auto()
+
+
 @dataclass(slots=True)
 class _Leaving:
     """Something that the proxy still has and is to lose once `generation` is in force and a grace has passed."""
@@ -100,6 +109,7 @@ class Stream:
         self.subscriptions: dict[str, Subscription] = {}
         self.refusals: dict[tuple[str, str], Refusal] = {}
         self.last_error = ""
+        self._ordered: list[Subscription] = []
         self._sight = sight
         self._pace = pace
         self._on_answer = on_answer
@@ -156,7 +166,7 @@ class Stream:
         self._wake_at = math.inf
         if self._leaving:
             self._ripen(now)
-        for subscription in self._in_order():
+        for subscription in self._ordered:
             if subscription.outstanding is None and (subscription.pending or subscription.must_answer):
                 message = self._compose(subscription, now)
                 if message is not None:
@@ -202,6 +212,8 @@ class Stream:
         if len(self.subscriptions) >= _MOST_TYPES:
             raise OverLimitError(f"more than {_MOST_TYPES} resource types")
         subscription = self.subscriptions[request.type_url] = Subscription(request.type_url)
+        self._ordered.append(subscription)
+        self._ordered.sort(key=lambda sub: SEND_ORDER.index(sub.type_url) if sub.type_url in SEND_ORDER else 99)
         for refusal in self._inherited:
             if refusal.resource.type_url == request.type_url:
                 subscription.reject(refusal.resource, refusal.error)
@@ -311,13 +323,6 @@ class Stream:
 
     # -------------------------------------------------------------------------------------------------- composing
 
-    def _in_order(self) -> Iterator[Subscription]:
-        for type_url in SEND_ORDER:
-            if type_url in self.subscriptions:
-                yield self.subscriptions[type_url]
-        if len(self.subscriptions) > len(SEND_ORDER) or any(url not in SEND_ORDER for url in self.subscriptions):
-            yield from [sub for url, sub in self.subscriptions.items() if url not in SEND_ORDER]
-
     def _gate(self, subscription: Subscription) -> float:
         """Return the generation from which on resources of that type have to wait for clusters and endpoints."""
         if subscription.type_url not in WAITS:
@@ -349,7 +354,8 @@ class Stream:
     def _pick(self, subscription: Subscription) -> tuple[list[Resource], list[str], bool]:
         """Choose what goes into the next message: resources, names to remove, and whether the proxy waits for any.
 
-        Forgets what need not be said. A resource that bears access, or is under suspicion, is returned alone.
+        Forgets what need not be said. In the order in which it became pending, so nothing starves; a resource that
+        bears access, or is under suspicion, is returned alone.
         """
         gate = self._gate(subscription)
         resources: list[Resource] = []
@@ -358,34 +364,38 @@ class Stream:
         asked = False
         size = 0
         for name, pending in subscription.pending.items():
-            if pending.resource is None:
-                if self._may_remove(subscription, name, pending):
-                    removed.append(name)
-                    asked |= pending.asked
-                else:
-                    needless.append(name)
-                continue
-            resource = self._acceptable(subscription, pending.resource)
-            if resource is None or (not pending.forced and subscription.names.get(name) == resource.version):
+            verdict = self._judge(subscription, name, pending, gate)
+            if verdict is _Verdict.NEEDLESS:
                 needless.append(name)
-                continue
-            access = bears_access(pending.resource)
-            if pending.last >= gate and not (access and subscription.holds(name)):
-                continue  # what it refers to is on its way
-            if access or name in subscription.alone:
-                resources, removed, asked = [resource], [], pending.asked
-                break
-            size += chunks.size(resource)
-            if resources and size > self._pace.response_bytes:
-                break
-            resources.append(resource)
-            asked |= pending.asked
+            elif verdict is _Verdict.REMOVE:
+                removed.append(name)
+                asked |= pending.asked
+            elif isinstance(verdict, Resource):
+                alone = name in subscription.alone or _bears_access(pending)
+                size += chunks.size(verdict)
+                if (resources or removed) and (alone or size > self._pace.response_bytes):
+                    continue
+                resources.append(verdict)
+                asked |= pending.asked
+                if alone:
+                    break
         for name in needless:
             del subscription.pending[name]
             subscription.alone.discard(name)
         if needless:
             subscription.recount()
         return resources, removed, asked
+
+    def _judge(self, subscription: Subscription, name: str, pending: Pending, gate: float) -> Resource | _Verdict:
+        """Say what to do about one name now; a resource is to be sent."""
+        if pending.resource is None:
+            return _Verdict.REMOVE if self._may_remove(subscription, name, pending) else _Verdict.NEEDLESS
+        resource = self._acceptable(subscription, pending.resource)
+        if resource is None or (not pending.forced and subscription.names.get(name) == resource.version):
+            return _Verdict.NEEDLESS
+        if pending.last >= gate and not (_bears_access(pending) and subscription.holds(name)):
+            return _Verdict.LATER  # what it refers to is on its way
+        return resource
 
     def _may_remove(self, subscription: Subscription, name: str, pending: Pending) -> bool:
         """Tell whether to say now that a name is gone; if the proxy uses it still, it is put off (break after make).
@@ -443,3 +453,7 @@ class Stream:
             subscription = self.subscriptions[type_url]
             if subscription.holds(name) and self._sight.find(type_url, name) is None:
                 subscription.add(name, Pending(None, self._generation, self._generation, asked=True))
+
+
+def _bears_access(pending: Pending) -> bool:
+    return pending.resource is not None and bears_access(pending.resource)

@@ -1,0 +1,207 @@
+"""The demo itself: the bookstore's files in a folder of their own, the mesh that serves them, and what to show.
+
+`play` is for people: a live table, the file to edit, what each edit led to. `check` is for machines: it performs the
+three experiments itself on real traffic, prints what it measured, and says whether everything was as it should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from smi_adapter.demo.experiments import EXPERIMENTS, START, Experiment
+from smi_adapter.demo.table import lines, rows, table
+from smi_adapter.demo.traffic import SOLD, Traffic, Window
+from smi_adapter.findings import Severity
+from smi_adapter.local import LocalMesh, LocalOptions, until_stopped
+from smi_adapter.runfolder import state_folder
+from smi_adapter.settings import Settings
+
+FILE = "try-me.yaml"
+START_SECONDS = 10.0
+"""The promise: traffic flows within this time."""
+PATIENCE = 60.0
+ACKNOWLEDGE_SECONDS = 10.0
+SETTLE = 0.5
+"""Seconds between the acknowledgement of an edit and the measurement: what was on its way arrives and is reported."""
+MEASURE = 3.0
+REFRESH = 0.5
+WINDOW = 2.0
+"""Seconds of traffic that the table shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A running bookstore."""
+
+    folder: Path
+    mesh: LocalMesh
+    traffic: Traffic
+
+    @property
+    def file(self) -> Path:
+        """Return the file to play with."""
+        return self.folder / FILE
+
+
+def example() -> Path:
+    """Return where the bookstore's files are: in the package, or in a checkout."""
+    packaged = Path(__file__).with_name("_bookstore")
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "examples" / "bookstore"
+
+
+@contextlib.asynccontextmanager
+async def staged(settings: Settings) -> AsyncIterator[Stage]:
+    """Set the stage in a folder of its own, which goes with it; every process has ended when this ends."""
+    with tempfile.TemporaryDirectory(prefix="smi-adapter-demo-") as name:
+        folder = Path(name)
+        for path in sorted(example().glob("*.yaml")):
+            shutil.copy(path, folder / path.name)
+        traffic = Traffic()
+        await traffic.start()
+        state = state_folder(folder)
+        options = LocalOptions(settings, state, environment={"SMI_DEMO_STATS": traffic.address})
+        try:
+            async with LocalMesh(folder, options).running() as mesh:
+                yield Stage(folder, mesh, traffic)
+        finally:
+            traffic.stop()
+            shutil.rmtree(state, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------------- people
+
+
+async def play(settings: Settings) -> bool:
+    """Show the live table until ^C (plain lines where there is no terminal)."""
+    console = Console(highlight=False)
+    console.print("Starting the bookstore: 5 applications, each with an Envoy of its own ...")
+    async with staged(settings) as stage:
+        stop = asyncio.create_task(until_stopped())
+        shown = asyncio.create_task(_show(stage, console))
+        await asyncio.wait([stop, shown], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stop, shown):
+            task.cancel()
+        results = await asyncio.gather(stop, shown, return_exceptions=True)
+        console.print("Stopping ...")
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return True
+
+
+async def _show(stage: Stage, console: Console) -> None:
+    if not console.is_terminal:
+        return await _show_lines(stage)
+    marks = [stage.traffic.mark()]
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+        while True:
+            await asyncio.sleep(REFRESH)
+            window = stage.traffic.since(marks[0])
+            marks = [*marks, stage.traffic.mark()][-int(WINDOW / REFRESH) :]
+            live.update(Group(table(rows(window)), *_words(stage)), refresh=True)
+
+
+async def _show_lines(stage: Stage) -> None:
+    sys.stdout.write("\n".join(str(text) for text in _words(stage)) + "\n")
+    while True:
+        mark = stage.traffic.mark()
+        await asyncio.sleep(WINDOW)
+        found = rows(stage.traffic.since(mark))
+        sys.stdout.write("\n".join(["", *(lines(found) if found else ["waiting for traffic ..."])]) + "\n")
+        sys.stdout.flush()
+
+
+def _words(stage: Stage) -> list[Text]:
+    invited = [experiment.invite for experiment in EXPERIMENTS if experiment.invite]
+    said = [item for item in stage.mesh.findings() if item.severity is not Severity.INFO]
+    return [
+        Text(),
+        Text.assemble("Edit ", (str(stage.file), "bold"), " and save it; it is in effect at once:"),
+        *(Text(f"  {number}. {words}") for number, words in enumerate(invited, 1)),
+        *(Text(f"{item.code} {item.subject}: {item.message}", style="yellow") for item in said),
+        Text("^C stops everything.", style="dim"),
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------- machines
+
+
+async def check(settings: Settings) -> bool:
+    """Perform the experiments on real traffic; print what was measured and tell whether all was as it should be."""
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    async with staged(settings) as stage:
+        problems = await _started(stage, begun)
+        if not problems:
+            problems += await _perform(stage, START)
+            for experiment in EXPERIMENTS:
+                problems += await _perform(stage, experiment)
+    print("as it should be" if not problems else f"{len(problems)} things are not as they should be")
+    return not problems
+
+
+async def _started(stage: Stage, begun: float) -> list[str]:
+    """Wait until both versions sell books to bookbuyer."""
+    clock = asyncio.get_running_loop().time
+    mark = stage.traffic.mark()
+    while clock() - begun < PATIENCE:
+        window = stage.traffic.since(mark)
+        if all(window.count(source="bookbuyer", version=version, status=SOLD) for version in ("v1", "v2")):
+            seconds = clock() - begun
+            print(f"start: traffic after {seconds:.1f} s")
+            await asyncio.sleep(SETTLE)
+            return [] if seconds <= START_SECONDS else _say([f"that took longer than {START_SECONDS:.0f} s"])
+        await asyncio.sleep(0.02)
+    said = [f"{item.code} {item.subject}: {item.message}" for item in stage.mesh.findings()]
+    return _say([f"no traffic after {PATIENCE:.0f} s", *said])
+
+
+async def _perform(stage: Stage, experiment: Experiment) -> list[str]:
+    """Edit the file, wait until every proxy has it, measure, compare."""
+    problems = await _edit(stage, experiment)
+    await asyncio.sleep(SETTLE)
+    mark = stage.traffic.mark()
+    await asyncio.sleep(MEASURE)
+    window = stage.traffic.since(mark)
+    problems += experiment.expect(window)
+    print(_measured(window))
+    return _say(problems)
+
+
+async def _edit(stage: Stage, experiment: Experiment) -> list[str]:
+    clock = asyncio.get_running_loop().time
+    before, text = stage.mesh.compiled, stage.file.read_text()
+    edited = experiment.edit(text)
+    if edited == text:
+        print(f"{experiment.name}:")
+        return []
+    begun = clock()
+    stage.file.write_text(edited)
+    while clock() - begun < ACKNOWLEDGE_SECONDS:
+        if stage.mesh.compiled is not before and all(proxy.in_sync for proxy in stage.mesh.server.proxies()):
+            print(f"{experiment.name}: acknowledged by every proxy after {(clock() - begun) * 1000:.0f} ms")
+            return []
+        await asyncio.sleep(0.001)
+    print(f"{experiment.name}:")
+    return [f"not acknowledged by every proxy within {ACKNOWLEDGE_SECONDS:.0f} s"]
+
+
+def _measured(window: Window) -> str:
+    return "\n".join(f"    {line}" for line in lines(rows(window)))
+
+
+def _say(problems: list[str]) -> list[str]:
+    for problem in problems:
+        print(f"  NOT AS IT SHOULD BE: {problem}")
+    return problems
