@@ -387,6 +387,7 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
         self._stream = -1
+        self._greeted = False
         self._hpack = Hpack()
 
     def close(self) -> None:
@@ -401,9 +402,10 @@ class Connection:
 
     def line(self, token: str, *, first: bool) -> str:
         """Send a token and return the answer; with `first`, the server has to greet before."""
-        greeting = self._line() if first else ""
+        if first and not self._greeted:
+            self._greeted = bool(self._line())
         self._socket.sendall(token.encode() + b"\n")
-        return self._line() or greeting
+        return self._line()
 
     def _line(self) -> str:
         while b"\n" not in self._buffer:

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 Play: TypeAlias = "Callable[[Trial], Awaitable[None]]"
 F = TypeVar("F", bound="Callable[[Trial], Awaitable[None]]")
 
-MODULES = ("split", "routes", "access")
+MODULES = (
+    "api",
+    "split",
+    "split_more",
+    "split_ab",
+    "routes",
+    "access",
+    "identity",
+    "l4",
+    "cross",
+    "convergence",
+    "consumer",
+)
 
 
 

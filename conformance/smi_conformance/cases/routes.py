@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
+from urllib.parse import unquote
+
 from smi_conformance.layouts import House, house
 from smi_conformance.model import Match, Rule
 from smi_conformance.protocol import Batch, Req
@@ -223,11 +226,10 @@ async def a_closed_path_stays_closed_however_it_is_spelt(t: Trial) -> None:
     alice, control = h.who("alice"), (h.who("alice"), h.to("/ok"))
     await t.allowed(alice, h.to("/public/x"))
     await t.denied(alice, h.to("/secret"), control)
-    for path in ("//secret", "/public/../secret", "/public/%2e%2e/secret", "/public%2F..%2Fsecret", "/public/.//../secret"):
+    for path in ("//secret", "/public/../secret", "/public/%2e%2e/secret", "/public%2F..%2Fsecret", "/./secret"):
         replies = await t.send(alice, h.to(path), _few())
         for item in await t.received({reply.token for reply in replies}):
-            seen = item.path.lower().replace("%2f", "/").replace("%2e", ".")
-            if "secret" in seen:
+            if posixpath.normpath(unquote(item.path)).lstrip("/") == "secret":
                 raise Failure(f"{path} arrived as {item.path}")
         t.notes.observed[path] = str(replies[0])
 
