@@ -41,14 +41,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smi-quick", action="store_true", help="fewer requests; the report is not submittable")
     group.addoption("--smi-deadline", type=float, default=0.0, help="seconds to converge (default: the target's)")
     group.addoption("--smi-parallel", type=int, default=6, help="cases at a time")
-    group.addoption("--smi-repeat", type=int, default=1, help="how often each case is played")
+    group.addoption("--smi-cli", action="store_true", help="our own progress instead of pytest's output")
     group.addoption("--smi-keep", action="store_true", help="leave what was created")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse plugins that would try again."""
+    """Refuse plugins that would try again; for our own command line, keep pytest's output away."""
     if config.getoption("--smi-target") and config.pluginmanager.hasplugin("rerunfailures"):
         config.pluginmanager.unregister(name="rerunfailures")
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if config.getoption("--smi-cli") and reporter is not None:
+        config.pluginmanager.unregister(reporter)
 
 
 def _wanted(config: pytest.Config, instance: Instance) -> bool:
@@ -174,7 +178,7 @@ def play(request: pytest.FixtureRequest, instance: Instance) -> None:
         pytest.skip("no --smi-target")
     outcome = run.result(instance)
     progress: Any = request.config.pluginmanager.getplugin("smi-progress")
-    if progress is not None and not request.config.getoption("verbose"):
+    if progress is not None and int(request.config.getoption("verbose")) <= 0:
         progress.tell(outcome)
     if outcome.worst == "error":
         pytest.fail(f"error, no verdict: {outcome.reason}", pytrace=False)

@@ -121,9 +121,9 @@ class Run:
         """End the run, finished or not, and remove everything that it created."""
         if self._thread is None or self._loop is None:
             return
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not all(future.done() for future in self._futures.values()):
             self._loop.call_soon_threadsafe(self._cancel)
-            self._thread.join(patience)
+        self._thread.join(patience)
 
     def _cancel(self) -> None:
         if self._task is not None:
