@@ -7,7 +7,7 @@ different identities for access. Every server listens on the same ports, so that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from smi_conformance.model import Match, Routes, Rule, Service, ServicePort, Split, Subject, Target, TcpRoute, Weight
 from smi_conformance.places import Place
@@ -50,6 +50,7 @@ class Shop:
     trial: Trial
     place: Place
     names: Mapping[str, str]
+    flips: list[int] = field(default_factory=list)
 
     @property
     def ns(self) -> str:
@@ -76,6 +77,18 @@ class Shop:
         """Return a split of the root; backends are named as in `names`."""
         backends = tuple((self.names.get(service, service), weight) for service, weight in weights.items())
         return Split(self.trial.name(name), self.ns, self.names.get(root, root), backends, matches)
+
+    async def settle(self) -> None:
+        """Wait until what was applied before has surely arrived, though old and new answers may look the same.
+
+        A second split, written afterwards, moves all its traffic from one workload to the other; once that is seen,
+        so is the rest. Of changed weights nothing else can tell before from after.
+        """
+        self.flips.append(len(self.flips))
+        root, app = self.trial.name("mark"), ("v1", "v2")[len(self.flips) % 2]
+        split = Split(self.trial.name("flip"), self.ns, root, ((self.names[app], 1),))
+        await self.trial.apply(Service(root, self.ns, (("app", "base"),), HTTP), split)
+        await self.trial.reaches(self.client, Req(f"{self.ns}/{root}"), app)
 
 
 async def shop(

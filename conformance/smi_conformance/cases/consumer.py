@@ -35,6 +35,7 @@ async def a_canary_in_flaggers_manner(t: Trial) -> None:
     for canary in (0, 10, 50, 100, 0):
         split = _flagger(t, s, canary, 100 - canary)
         await t.apply(split)
+        await s.settle()
         shares = {"v2": canary / 100, "v1": 1 - canary / 100, "base": 0.0}
         await t.shares(s.client, s.to(), shares, n=1000, note=f"{canary} %")
         await _as_written(t, split)
@@ -63,4 +64,5 @@ async def a_canary_in_argo_rollouts_manner(t: Trial) -> None:
         kept = (found or {}).get("metadata", {}).get("annotations", {}).get("example.com/owner")
         t.check(kept == "rollout", "an annotation was lost")
     await t.apply(replace(split, backends=((s.names["root"], rest),)))
+    await t.reaches(s.client, s.to(), "base")
     await t.shares(s.client, s.to(), {"base": 1.0, "v1": 0.0, "v2": 0.0}, n=500, note="stable")
