@@ -12,7 +12,7 @@ has no say.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -22,7 +22,6 @@ from smi_adapter.findings import Finding, Ref
 from smi_adapter.mesh import (
     AccessMode,
     AccessRule,
-    Anchor,
     Endpoint,
     InboundPort,
     Key,
@@ -40,7 +39,6 @@ from smi_adapter.mesh import (
 
 ALLOWED, DENIED, AUDITED = "allowed", "denied", "audited"
 
-_FORMS: Mapping[Anchor, str] = {Anchor.WHOLE: "(?:{})", Anchor.START: regex.PREFIX, Anchor.SEARCH: regex.SEARCH}
 _ONE = Fraction(1)
 
 
@@ -137,7 +135,7 @@ def evaluate(mesh: Mesh, request: Request) -> Verdict:
     port = next((port for port in service.ports if port.number == request.port), None)
     if port is None:
         return _refused(503, f"Service {_text(service.key)} has no port {request.port}")
-    if port.protocol is Protocol.HTTP and (problem := paths.refusal(request.path)):
+    if port.protocol is Protocol.HTTP and (problem := _malformed(request)):
         return _refused(400, problem)
     route = _route(service, port, request)
     answer = _Answer()
@@ -152,6 +150,12 @@ def evaluate(mesh: Mesh, request: Request) -> Verdict:
     if service.callers is not None and request.source and request.source not in service.callers:
         _out_of_scope(answer)
     return _verdict(answer)
+
+
+def _malformed(request: Request) -> str:
+    """Say why a proxy answers 400 before anything else, or "": a path or a header name that could be read two ways."""
+    odd = next((name for name, _ in request.headers if "_" in name), None)
+    return paths.refusal(request.path) or ("" if odd is None else f"the name of header {odd!a} holds an underscore")
 
 
 def _out_of_scope(answer: _Answer) -> None:
@@ -270,7 +274,7 @@ def _lacks(match: Match, request: Request, path: str) -> str:
 
 
 def _fits(pattern: Pattern, value: str) -> bool:
-    return regex.whole(_FORMS[pattern.anchor].format(pattern.text), value)
+    return regex.matches(pattern.text, pattern.anchor.value, value)
 
 
 def _missing(workload: Workload, port: InboundPort, request: Request, path: str) -> str:

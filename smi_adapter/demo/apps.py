@@ -79,7 +79,7 @@ async def read_message(reader: asyncio.StreamReader) -> tuple[str, Headers]:
 
 
 class Caller:
-    """A client of one Service that keeps its connection."""
+    """A client of one Service that keeps its connection; failures before the first answer are not counted."""
 
     def __init__(self, counts: Counts, name: str, environ: Mapping[str, str], service: str) -> None:
         self._counts = counts
@@ -88,6 +88,7 @@ class Caller:
         prefix = service.upper().replace("-", "_")
         self._address = (environ[f"{prefix}_SERVICE_HOST"], int(environ[f"{prefix}_SERVICE_PORT"]))
         self._turn = asyncio.Lock()
+        self._met = False
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(self, method: str, path: str) -> int:
@@ -102,7 +103,9 @@ class Caller:
                 status, version, keep = UNREACHABLE, "", False
             if not keep:
                 self._drop()
-        self._counts.add(("sent", self._name, self._service, path, version, status))
+        self._met = self._met or status in {200, 403}
+        if self._met:
+            self._counts.add(("sent", self._name, self._service, path, version, status))
         return status
 
     async def _exchange(self, method: str, path: str) -> tuple[str, Headers]:

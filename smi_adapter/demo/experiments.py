@@ -21,6 +21,7 @@ LEAST = 20
 
 Edit = Callable[[str], str]
 Expect = Callable[[Window], list[str]]
+Effect = Callable[[Window], bool]
 
 
 class EditError(ValueError):
@@ -29,11 +30,15 @@ class EditError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One edit and what must be seen after it. `invite` is how a reader is asked to do it."""
+    """One edit and what must be seen after it.
+
+    `effect` tells from a moment's traffic that the edit has arrived there; `invite` is how a reader is asked for it.
+    """
 
     name: str
     edit: Edit
     expect: Expect
+    effect: Effect = lambda window: bool(window.count())
     invite: str = ""
 
 
@@ -141,6 +146,16 @@ def buyer_is_known(window: Window) -> list[str]:
     return problems
 
 
+def thief_got(status: int) -> Effect:
+    """Return: bookthief gets this answer and no other."""
+    return lambda window: 0 < window.count(source="bookthief") == window.count(source="bookthief", status=status)
+
+
+def only_from(version: str, path: str) -> Effect:
+    """Return: this path is answered by this version and no other."""
+    return lambda window: 0 < window.count(path=path) == window.count(path=path, version=version)
+
+
 ALWAYS = all_of(nothing_fails, buyer_is_known)
 
 START = Experiment("start", lambda text: text, all_of(ALWAYS, shares(50, 50), thief_is_denied))
@@ -150,17 +165,23 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "move the weights (v1 10, v2 90)",
         set_weights(10, 90),
         all_of(ALWAYS, shares(10, 90), thief_is_denied),
-        "Move the weights: give v1 and v2 other shares in the TrafficSplit.",
+        invite="Move the weights: give v1 and v2 other shares in the TrafficSplit.",
     ),
-    Experiment("move them all the way (v1 0, v2 100)", set_weights(0, 100), all_of(ALWAYS, shares(0, 100))),
+    Experiment(
+        "move them all the way (v1 0, v2 100)",
+        set_weights(0, 100),
+        all_of(ALWAYS, shares(0, 100)),
+        only_from("v2", "/user"),
+    ),
     Experiment("move them back (v1 50, v2 50)", set_weights(50, 50), all_of(ALWAYS, shares(50, 50))),
     Experiment(
         "let bookthief in",
         let_bookthief_in,
         all_of(ALWAYS, thief_is_served, shares(50, 50)),
+        thief_got(SOLD),
         'Let bookthief in: remove the "#" before its name in the TrafficTarget.',
     ),
-    Experiment("keep bookthief out again", keep_bookthief_out, all_of(ALWAYS, thief_is_denied)),
+    Experiment("keep bookthief out again", keep_bookthief_out, all_of(ALWAYS, thief_is_denied), thief_got(DENIED)),
     Experiment(
         "send /user to v1 and /order to v2",
         split_by_path,
@@ -171,6 +192,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             shares(50, 50, ("/buy", "/books-bought")),
             thief_is_denied,
         ),
+        only_from("v1", "/user"),
         'Send /user to v1 and /order to v2: remove the "#" at the start of each line at the end.',
     ),
 )

@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from smi_adapter.demo.experiments import EXPERIMENTS, START, Experiment
+from smi_adapter.demo.experiments import EXPERIMENTS, START, Experiment, nothing_fails
 from smi_adapter.demo.table import lines, rows, table
 from smi_adapter.demo.traffic import SOLD, Traffic, Window
 from smi_adapter.findings import Severity
@@ -31,9 +32,10 @@ FILE = "try-me.yaml"
 START_SECONDS = 10.0
 """The promise: traffic flows within this time."""
 PATIENCE = 60.0
-ACKNOWLEDGE_SECONDS = 10.0
+EFFECT_SECONDS = 10.0
+MOMENT = 0.25
 SETTLE = 0.5
-"""Seconds between the acknowledgement of an edit and the measurement: what was on its way arrives and is reported."""
+"""Seconds between the effect of an edit and the measurement: what was on its way arrives and is reported."""
 MEASURE = 3.0
 REFRESH = 0.5
 WINDOW = 2.0
@@ -168,15 +170,14 @@ async def _started(stage: Stage, begun: float) -> list[str]:
 
 
 async def _perform(stage: Stage, experiment: Experiment) -> list[str]:
-    """Edit the file, wait until every proxy has it, measure, compare."""
+    """Edit the file, wait until that is in effect, measure, compare."""
     problems = await _edit(stage, experiment)
     await asyncio.sleep(SETTLE)
     mark = stage.traffic.mark()
     await asyncio.sleep(MEASURE)
     window = stage.traffic.since(mark)
-    problems += experiment.expect(window)
     print(_measured(window))
-    return _say(problems)
+    return _say([*problems, *experiment.expect(window)])
 
 
 async def _edit(stage: Stage, experiment: Experiment) -> list[str]:
@@ -188,13 +189,22 @@ async def _edit(stage: Stage, experiment: Experiment) -> list[str]:
         return []
     begun = clock()
     stage.file.write_text(edited)
-    while clock() - begun < ACKNOWLEDGE_SECONDS:
-        if stage.mesh.compiled is not before and all(proxy.in_sync for proxy in stage.mesh.server.proxies()):
-            print(f"{experiment.name}: acknowledged by every proxy after {(clock() - begun) * 1000:.0f} ms")
-            return []
+    while stage.mesh.compiled is before or not all(proxy.in_sync for proxy in stage.mesh.server.proxies()):
+        if clock() - begun > EFFECT_SECONDS:
+            return [f"{experiment.name}: not acknowledged by every proxy within {EFFECT_SECONDS:.0f} s"]
         await asyncio.sleep(0.001)
-    print(f"{experiment.name}:")
-    return [f"not acknowledged by every proxy within {ACKNOWLEDGE_SECONDS:.0f} s"]
+    acknowledged = clock() - begun
+    window = Window(Counter(), 0.0)
+    while not experiment.effect(window):
+        if clock() - begun > EFFECT_SECONDS:
+            return [f"{experiment.name}: not in effect within {EFFECT_SECONDS:.0f} s"]
+        mark = stage.traffic.mark()
+        await asyncio.sleep(MOMENT)
+        window = stage.traffic.since(mark)
+    problems = nothing_fails(window)
+    words = f"every proxy has it after {acknowledged * 1000:.0f} ms, seen in the traffic within {clock() - begun:.1f} s"
+    print(f"{experiment.name}: {words}")
+    return problems
 
 
 def _measured(window: Window) -> str:

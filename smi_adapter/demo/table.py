@@ -41,8 +41,8 @@ def _row(window: Window, source: str, service: str, path: str) -> Row:
         return count / max(window.seconds, 1e-9)
 
     allowed, denied = rate(status=SOLD), rate(status=DENIED)
-    versions = [rate(status=SOLD, version=version) for version in ("v1", "v2")]
-    return Row(source, service, path, allowed, *versions, denied, rate() - allowed - denied)
+    first, second = (rate(status=SOLD, version=version) for version in ("v1", "v2"))
+    return Row(source, service, path, allowed, first, second, denied, rate() - allowed - denied)
 
 
 _SHOWN = 0.05

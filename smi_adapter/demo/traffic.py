@@ -35,7 +35,7 @@ class Window:
     counts: Counter[Seen]
     seconds: float
 
-    def count(self, side: str = "sent", **wanted: str | int) -> int:
+    def count(self, side: str = "sent", /, **wanted: str | int) -> int:
         """Return how many requests fit; fields of Seen that are not named may be anything."""
         return sum(
             number

@@ -44,6 +44,8 @@ STARTING = 0.05
 """Seconds between two looks at a Pod that is not ready yet, and (STEADY) at one that is."""
 STEADY = 1.0
 ANSWER = 1.0
+SIDECAR_FIRST = 3.0
+"""Seconds for which an application waits for its Pod's proxy, as Kubernetes' own sidecars make it wait."""
 FAILURES = 3
 """So many looks in a row must fail before a Pod whose processes live counts as not ready."""
 SLOW = 5.0
@@ -238,8 +240,8 @@ class _Runner:
             self._proxy = self._proxy_child()
         except Exception as error:  # noqa: BLE001 - rule 6: a bootstrap that fails must not hurt other Pods
             self._broken = {"proxy": f"its Envoy has no configuration: {type(error).__name__}: {error}"}
-        for child in self._children():
-            child.start()
+        if self._proxy is not None:
+            self._proxy.start()
         await self._observe()
 
     def _files(self, name: str) -> Path:
@@ -278,7 +280,7 @@ class _Runner:
     async def _observe(self) -> None:
         """Look again and again whether everything runs and answers."""
         clock = asyncio.get_running_loop().time
-        begun, failures = clock(), 0
+        begun, failures, started = clock(), 0, False
         self._blocked = self._taken()
         while True:
             self._look.clear()
@@ -288,6 +290,10 @@ class _Runner:
                 failures = failures + 1 if silent else 0
                 if self.ready and failures < FAILURES:
                     silent = {}
+            if not started and ("process envoy" not in {**down, **silent} or clock() - begun > SIDECAR_FIRST):
+                started = True
+                for child in self._applications:
+                    child.start()
             if self._blocked:
                 await self._unblock()
             ready = not (down or silent) and all(child.alive for child in self._children())

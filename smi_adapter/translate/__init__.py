@@ -7,7 +7,7 @@ changed (`incremental`), everything else is shared with the last translation, ob
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -17,7 +17,18 @@ from smi_adapter.findings import Finding, Ref, by_severity_then_object
 from smi_adapter.mesh import AccessMode, Mesh, Service, Trust, Workload
 from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP, SPLIT_GROUP, Key
 from smi_adapter.snapshot import EMPTY, Mode, Options, Snapshot
-from smi_adapter.translate import callers, identities, matches, modes, roots, services, splits, targets, workloads
+from smi_adapter.translate import (
+    callers,
+    identities,
+    matches,
+    modes,
+    roots,
+    selection,
+    services,
+    splits,
+    targets,
+    workloads,
+)
 from smi_adapter.translate.incremental import Draft, Run, State, Step
 from smi_adapter.translate.parts import NOTHING, Group
 from smi_adapter.translate.relations import Relations, refs, updated
@@ -65,6 +76,16 @@ STEPS: tuple[Step, ...] = (
     Step("leaves", "services", services.compute, _last_or(None), _object("Service")),
     Step("routed", "services", splits.compute, _unsplit, _object("Service")),
     Step("bound", "bindings", identities.compute, _always(identities.NOBODY), _object("IdentityBinding", ACCESS_GROUP)),
+    Step(
+        "account_ports", "pods_of_account", selection.account_ports, _always(selection.ALL), _object("ServiceAccount")
+    ),
+    Step(
+        "binding_ports",
+        "bindings",
+        selection.binding_ports,
+        _always(selection.ALL),
+        _object("IdentityBinding", ACCESS_GROUP),
+    ),
     Step("grants", "targets", targets.compute, _always(NOTHING), _object("TrafficTarget", ACCESS_GROUP)),
     Step("groups", "pods_of_owner", workloads.compute, _closed, _object("Workload")),
     Step("admission", "services", callers.admission, _always(callers.ANYBODY), _object("Service")),
@@ -73,8 +94,7 @@ STEPS: tuple[Step, ...] = (
     Step("modes", "pods_of_namespace", modes.compute, _always(Mode.ENFORCE), lambda name: Ref("Namespace", "", name)),
 )
 """The passes, in order: HTTP matches, the roots of splits, Services alone, Services with their splits, identities,
-grants, workloads with their access rules; then who may call what, and what is worth a warning."""
-
+which numbers mean Service ports, grants, workloads with their access rules; then who may call what, and warnings."""
 
 DEFAULTS = Options()
 
@@ -97,19 +117,13 @@ class Translation:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """Return all findings, those of decoding (`Snapshot.problems`) included, the worst first."""
-        found = {item for items in self._snapshot.problems.values() for item in items}
-        found.update(self._own_findings())
-        return tuple(sorted(found, key=by_severity_then_object))
-
-    def _own_findings(self) -> Iterator[Finding]:
-        for of_step in self._state.findings.values():
-            for items in of_step.values():
-                yield from items
+        """Return what translation has to say, each thing once, the worst first; made when first asked for."""
+        parts = (items for of_step in self._state.findings.values() for items in of_step.values())
+        return tuple(sorted({item for items in parts for item in items}, key=by_severity_then_object))
 
 
 def findings_of(translation: Translation) -> tuple[Finding, ...]:
-    """Return a translation's findings; made when first asked for, so that they cost a change nothing."""
+    """Return a translation's findings (those of decoding are `Snapshot.problems`)."""
     return translation.findings
 
 

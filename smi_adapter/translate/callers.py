@@ -6,7 +6,7 @@ sets show a split that sends a caller to a backend that refuses it (SMI0115).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from smi_adapter.findings import Finding, finding
 from smi_adapter.mesh import AccessMode, InboundPort, Workload
@@ -21,11 +21,12 @@ _EXAMPLES = 3
 
 
 def admission(view: View, key: Key) -> Outcome[Admission]:
-    """Return who may call something on the pods behind a Service; None: anybody, as nothing enforces there."""
+    """Return who may call something on the pods behind a Service itself."""
     leaf, service = view.leaves.get(key), view.services.get(key)
-    if leaf is None or service is None or not leaf.pods:
+    if leaf is None or service is None:
         return ANYBODY, ()
-    open_to_all = any(not endpoint.identity for port in leaf.service.ports for endpoint in port.endpoints)
+    if any(not endpoint.identity for port in leaf.service.ports for endpoint in port.endpoints):
+        return ANYBODY, ()
     everybody: set[str] = set()
     ports = [port for port in service.ports if port.protocol == "TCP"]
     by_port: dict[int, set[str]] = {port.number: set() for port in ports}
@@ -39,7 +40,7 @@ def admission(view: View, key: Key) -> Outcome[Admission]:
         for port in ports:
             by_port[port.number] |= _identities(_at(workload, target_number(port, pod)))
     admitted = tuple((number, frozenset(found)) for number, found in sorted(by_port.items()))
-    return Admission(None if open_to_all else frozenset(everybody), admitted), ()
+    return Admission(frozenset(everybody), admitted, empty=not leaf.pods), ()
 
 
 def _at(workload: Workload, number: int | None) -> Iterable[InboundPort]:
@@ -51,21 +52,30 @@ def _identities(ports: Iterable[InboundPort]) -> set[str]:
 
 
 def callers(view: View, key: Key) -> Outcome[frozenset[str] | None]:
-    """Return who may call something behind any leaf of a Service; where a route answers 503, anybody gets that."""
-    routed = view.routed.get(key)
-    if routed is None:
-        return None, ()
-    routes = [route for port in routed.ports for route in port.routes]
-    leaves = {target.service for route in routes for target in route.targets}
-    if not leaves or any(not route.targets for route in routes):
-        return None, ()
+    """Return who may call something behind a Service or behind any backend of its splits; None: anybody.
+
+    Backends of weight 0 count, so that who sees a Service does not change with every step of a canary. Anybody: where
+    something behind it enforces nothing, or where nothing is behind it at all (its callers are to get an honest 503).
+    """
     found: set[str] = set()
-    for leaf in sorted(leaves):
+    empty = True
+    for leaf in sorted({key, *_backends(view, key)}):
         admitted = view.admission.get(leaf)
-        if admitted is None or admitted.anywhere is None:
+        if admitted is None:
+            continue
+        if admitted.anywhere is None:
             return None, ()
         found |= admitted.anywhere
-    return frozenset(found), ()
+        empty = empty and admitted.empty
+    return (None if empty else frozenset(found)), ()
+
+
+def _backends(view: View, root: Key) -> Iterator[Key]:
+    """Yield the backends of all splits of a root, also of those that lost against another (S14)."""
+    for name in view.splits_of_root.get(root) or ():
+        resolved = view.roots.get(name)
+        if resolved is not None and resolved.root == root:
+            yield from (backend for backend, _ in resolved.backends if view.leaves.get(backend) is not None)
 
 
 def checks(view: View, key: Key) -> Outcome[None]:
@@ -94,4 +104,6 @@ def checks(view: View, key: Key) -> Outcome[None]:
 def _admitted(view: View, leaf: Key, port: int) -> frozenset[str] | None:
     """Return who may use a leaf's port; None where no workload decides."""
     admitted = view.admission.get(leaf)
-    return dict(admitted.by_port).get(port) if admitted is not None else None
+    if admitted is None or admitted.anywhere is None or admitted.empty:
+        return None
+    return dict(admitted.by_port).get(port)

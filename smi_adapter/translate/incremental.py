@@ -132,12 +132,16 @@ def _empty() -> Mapping[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What all steps made: parts and findings by step and key, and who looked at what, in both directions."""
+    """What all steps made: parts and findings by step and key, and who looked at what, in both directions.
+
+    `failed` are the parts whose step raised; they are tried again each time.
+    """
 
     parts: Mapping[str, Mapping[Any, Any]] = field(default_factory=_empty)
     findings: Mapping[str, Mapping[Any, tuple[Finding, ...]]] = field(default_factory=_empty)
     reads: Mapping[str, Mapping[Any, frozenset[Token]]] = field(default_factory=_empty)
     readers: Mapping[str, Mapping[Any, frozenset[Node]]] = field(default_factory=_empty)
+    failed: frozenset[Node] = frozenset()
 
 
 class Run:
@@ -152,6 +156,7 @@ class Run:
         self._due: defaultdict[str, set[Any]] = defaultdict(set)
         self._gained: defaultdict[Token, set[Node]] = defaultdict(set)
         self._lost: defaultdict[Token, set[Node]] = defaultdict(set)
+        self._failed: set[Node] = set()
 
     def walk(self, view: Any, universes: Mapping[str, Container[Any]], dirty: Iterable[Token]) -> dict[str, set[Any]]:
         """Bring every part up to date; return the keys whose part changed, by step.
@@ -162,6 +167,8 @@ class Run:
         for table, key in dirty:
             touched[table].add(key)
             self._mark((table, key))
+        for step_name, key in self._state.failed:
+            self._due[step_name].add(key)
         changed: dict[str, set[Any]] = {}
         for step in self._steps:
             changed[step.name] = set()
@@ -185,6 +192,7 @@ class Run:
             part, findings = step.compute(view, key)
         except Exception as error:  # noqa: BLE001 - a bug of ours must hurt this one part only (D4)
             part = step.rescue(view, key, last)
+            self._failed.add((step.name, key))
             what = f"{step.name}: {type(error).__name__}: {error}"
             findings = (finding("SMI0606", step.subject(key), "", what[:300]),)
         self._note(step.name, key, known or frozenset(), frozenset(view.reads))
@@ -222,6 +230,7 @@ class Run:
             findings={name: draft.frozen() for name, draft in self._findings.items()},
             reads={name: draft.frozen() for name, draft in self._reads.items()},
             readers=regrouped(self._state.readers, self._gained, self._lost),
+            failed=frozenset(self._failed),
         )
 
 
@@ -243,4 +252,5 @@ def regrouped(
             draft.put(key, members)
         else:
             draft.drop(key)
-    return {**tables, **{table: draft.frozen() for table, draft in drafts.items()}}
+    merged = {**tables, **{table: draft.frozen() for table, draft in drafts.items()}}
+    return MappingProxyType({table: entries for table, entries in merged.items() if entries})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from smi_adapter.mesh import Match, Principal, Service, Workload
+from smi_adapter.mesh import AccessRule, Match, Principal, Service, Workload
 from smi_adapter.smi.objects import Key
 
 
@@ -57,10 +57,9 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class GrantRule:
-    """One rule of a TrafficTarget that grants something: `matches` None is an L4 permission (T4)."""
+    """One rule of a TrafficTarget that grants something, and the ports that it opens; None: all (R9)."""
 
-    text: str
-    matches: tuple[Match, ...] | None
+    rule: AccessRule
     ports: frozenset[int] | None = None
 
 
@@ -68,15 +67,16 @@ class GrantRule:
 class Grant:
     """What a TrafficTarget grants, port numbers still as written (R10).
 
-    A rule opens the ports that are in both `rule.ports` and `limit`; None means all. `fields` says where each number
-    was written, for findings; `http`: the target has rules about HTTP.
+    A rule opens the ports that are in both `rule.ports` and `limit`; None means all. `http`: the target has rules about
+    HTTP. `fields` says where each number was written, for findings; `service_ports` are the numbers that mean the
+    target port of a Service, any other one means a container port.
     """
 
-    principals: tuple[Principal, ...] = ()
     rules: tuple[GrantRule, ...] = ()
     limit: frozenset[int] | None = None
     http: bool = False
     fields: tuple[tuple[int, str], ...] = ()
+    service_ports: frozenset[int] = frozenset()
 
 
 NOTHING = Grant()
@@ -92,10 +92,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may call something behind a Service itself: on any of its ports (None: anybody), and port by port.
+    """Who may call something behind a Service itself: on any port (None: anybody, nothing enforces), port by port.
 
-    No ports: nothing behind it enforces anything.
+    `empty`: no pod is behind it.
     """
 
     anywhere: frozenset[str] | None
     by_port: tuple[tuple[int, frozenset[str]], ...] = ()
+    empty: bool = False

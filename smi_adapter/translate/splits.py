@@ -49,7 +49,7 @@ def _applied(view: View, root: Key, notes: list[Finding]) -> list[_Applied]:
         split, resolved = view.splits.get(name), view.roots.get(name)
         if split is not None and resolved is not None and resolved.root == root:
             found.append((split, resolved))
-    found.sort(key=lambda pair: (not _has_matches(pair[0]), pair[0].meta.created, pair[0].meta.name))
+    found.sort(key=lambda pair: (not _has_matches(pair[0]), _age(pair[0]), pair[0].meta.name))
     applied: list[_Applied] = []
     for split, resolved in found:
         matches = _matches(view, split, notes) if _has_matches(split) else None
@@ -60,6 +60,11 @@ def _applied(view: View, root: Key, notes: list[Finding]) -> list[_Applied]:
             words = f"TrafficSplit {earlier.split.meta.name} comes first on Service {root[1]}; this one has no effect"
             notes.append(finding("SMI0109", split.ref, "spec.service", words))
     return applied
+
+
+def _age(split: TrafficSplit) -> tuple[bool, str]:
+    """Return what sorts the oldest first; one that was never stored counts as the youngest."""
+    return (not split.meta.created, split.meta.created)
 
 
 def _has_matches(split: TrafficSplit) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from smi_adapter.findings import Finding, finding
-from smi_adapter.mesh import Match, Principal
+from smi_adapter.mesh import AccessRule, Match, Principal
 from smi_adapter.smi.objects import IdentitySubject, Key, TrafficTarget, TrafficTargetRule
+from smi_adapter.snapshot import Profile
 from smi_adapter.translate.identities import united
 from smi_adapter.translate.incremental import Outcome
 from smi_adapter.translate.names import spiffe_id
@@ -21,12 +22,21 @@ from smi_adapter.translate.view import View
 _L4 = frozenset({"TCPRoute", "UDPRoute"})
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A rule that resolves: `matches` None is an L4 permission (T4), `ports` None every port (R9)."""
+
+    text: str
+    matches: tuple[Match, ...] | None
+    ports: frozenset[int] | None = None
+
+
 @dataclass(slots=True)
 class _Draft:
     """What is known of one target while its rules are read."""
 
-    http: list[GrantRule] = field(default_factory=list)
-    tcp: list[GrantRule] = field(default_factory=list)
+    http: list[_Rule] = field(default_factory=list)
+    tcp: list[_Rule] = field(default_factory=list)
     only_l4: bool = True
     restricted: bool = False
     unresolved: bool = False
@@ -49,27 +59,45 @@ def compute(view: View, key: Key) -> Outcome[Grant]:
     if not target.sources:
         draft.notes.append(finding("SMI0303", target.ref, "spec.sources", "It has no sources; it grants nothing"))
     reaches = _has_destination(view, target, draft.notes)
-    rules = _combined(draft)
+    rules, ports = _combined(draft)
     notes = tuple(dict.fromkeys(draft.notes))
     if not (reaches and rules and principals):
         return NOTHING, notes
-    return Grant(principals, rules, limit, not draft.only_l4, tuple(draft.fields)), notes
+    made = tuple(
+        GrantRule(AccessRule(principals, rule.matches, target.ref, rule.text), ports if rule.matches else rule.ports)
+        for rule in rules
+    )
+    known = _service_ports(view, target) if draft.fields else None
+    if known is not None:
+        for number, where in draft.fields:
+            if number not in known:
+                words = f"Port {number} is no port of a Service that selects the destination; it is a container port"
+                notes = (*notes, finding("SMI0204", target.ref, where, words))
+    return Grant(made, limit, not draft.only_l4, tuple(draft.fields), known or frozenset()), notes
 
 
-def _combined(draft: _Draft) -> tuple[GrantRule, ...]:
-    """Put port rules and HTTP rules together: each HTTP rule on the union of the ports (T3)."""
+def _combined(draft: _Draft) -> tuple[tuple[_Rule, ...], frozenset[int] | None]:
+    """Put port rules and HTTP rules together: each HTTP rule on the union of the ports (T3).
+
+    A TCPRoute that is not there was a restriction that we don't know: nothing is left (T8).
+    """
     if draft.only_l4:
-        return tuple(draft.tcp)
-    if draft.unresolved:  # T8: it was a restriction, and nobody knows to which ports
-        return ()
-    ports: frozenset[int] | None = None
-    if draft.restricted:
-        sets = [rule.ports for rule in draft.tcp]
-        if None not in sets:
-            ports = frozenset().union(*(part for part in sets if part is not None))
-            if not ports:
-                return ()
-    return tuple(GrantRule(rule.text, rule.matches, ports) for rule in draft.http)
+        return tuple(draft.tcp), None
+    if draft.unresolved:
+        return (), None
+    sets = [rule.ports for rule in draft.tcp]
+    if not draft.restricted or None in sets:
+        return tuple(draft.http), None
+    ports = frozenset().union(*(part for part in sets if part is not None))
+    return (tuple(draft.http) if ports else ()), ports
+
+
+def _service_ports(view: View, target: TrafficTarget) -> frozenset[int] | None:
+    """Return the numbers that mean a Service's port at this destination (R10); None: no pod is there."""
+    if view.options.profile in {Profile.OSM, Profile.TRAEFIK}:
+        return None
+    key = (target.meta.namespace, target.destination.name)
+    return (view.account_ports if target.destination.kind == "ServiceAccount" else view.binding_ports).get(key)
 
 
 def _has_destination(view: View, target: TrafficTarget, notes: list[Finding]) -> bool:
@@ -144,18 +172,19 @@ def _rule(view: View, target: TrafficTarget, index: int, rule: TrafficTargetRule
         case "HTTPRouteGroup":
             matches = _http(view, target, rule, where, draft.notes)
             if matches:
-                draft.http.append(GrantRule(text, matches))
+                draft.http.append(_Rule(text, matches))
         case "TCPRoute":
             draft.restricted = True
             route = view.tcp_routes.get(key)
             if route is None:
-                words = f"There is no TCPRoute {key[0]}/{key[1]}; as a set of ports it is empty"
-                draft.notes.append(finding("SMI0302", target.ref, f"{where}.name", words))
                 draft.unresolved = True
+                words = f"There is no TCPRoute {key[0]}/{key[1]}"
+                draft.notes.append(finding("SMI0302", target.ref, f"{where}.name", words))
                 return
-            ports = _ports(target, route.ports, f"{where} (TCPRoute {rule.name})", draft)
+            written = () if route.closed else route.ports
+            ports = _ports(target, written, f"{where} (TCPRoute {rule.name})", draft)
             if ports or not route.ports:
-                draft.tcp.append(GrantRule(text, None, ports if route.ports else None))
+                draft.tcp.append(_Rule(text, None, ports if route.ports else None))
         case "UDPRoute":
             known = view.udp_routes.get(key) is not None
             code = "SMI0601" if known else "SMI0301"
@@ -187,7 +216,10 @@ def _limit(target: TrafficTarget, draft: _Draft) -> frozenset[int] | None:
 def _http(
     view: View, target: TrafficTarget, rule: TrafficTargetRule, where: str, notes: list[Finding]
 ) -> tuple[Match, ...]:
-    """Return what an HTTPRouteGroup rule matches: all of the group, or what it names (T6, T7)."""
+    """Return what an HTTPRouteGroup rule matches: all of the group, or what it names (T6).
+
+    A name that the group does not have makes the whole rule grant nothing (T7); one that is unusable only itself (R4).
+    """
     namespace = target.meta.namespace
     group = view.matches.get((namespace, rule.name))
     if group is None:

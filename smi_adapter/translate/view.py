@@ -78,6 +78,8 @@ class View:
         self.leaves: Tracked[Key, Leaf] = tracked("leaves", parts["leaves"])
         self.routed: Tracked[Key, Service] = tracked("routed", parts["routed"])
         self.bound: Tracked[Key, Bound] = tracked("bound", parts["bound"])
+        self.account_ports: Tracked[Key, frozenset[int]] = tracked("account_ports", parts["account_ports"])
+        self.binding_ports: Tracked[Key, frozenset[int]] = tracked("binding_ports", parts["binding_ports"])
         self.grants: Tracked[Key, Grant] = tracked("grants", parts["grants"])
         self.groups: Tracked[Key, Group] = tracked("groups", parts["groups"])
         self.admission: Tracked[Key, Admission] = tracked("admission", parts["admission"])

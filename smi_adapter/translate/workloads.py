@@ -21,7 +21,8 @@ from smi_adapter.translate.incremental import Outcome
 from smi_adapter.translate.modes import mode_of
 from smi_adapter.translate.names import spiffe_id
 from smi_adapter.translate.parts import Grant, Group
-from smi_adapter.translate.ports import container_protocol, selects, service_protocol, target_number
+from smi_adapter.translate.ports import container_protocol, service_protocol, target_number
+from smi_adapter.translate.selection import services_of
 from smi_adapter.translate.view import View
 
 SUFFIX = "~"
@@ -64,24 +65,17 @@ def compute(view: View, key: Key) -> Outcome[Group]:
 
 def _likeness(view: View, pod: Pod) -> _Likeness:
     namespace = pod.meta.namespace
-    services: set[Key] = set()
     bindings: set[Key] = set(view.bindings_of_namespace.get(namespace) or ())
     for label in pod.meta.labels.items():
-        services.update(view.services_with_label.get((namespace, *label)) or ())
         bindings.update(view.bindings_with_label.get((namespace, *label)) or ())
     ports = sorted(set(pod.ports), key=lambda port: (port.number, port.protocol, port.name))
     return _Likeness(
         account=pod.service_account,
-        services=tuple(sorted(name for name in services if _selected(view, name, pod))),
+        services=services_of(view, pod),
         bindings=tuple(sorted(name for name in bindings if _narrows(view, name, pod))),
         ports=tuple(ports),
         pod=pod.meta.name if pod.app_address else "",
     )
-
-
-def _selected(view: View, service: Key, pod: Pod) -> bool:
-    found = view.services.get(service)
-    return found is not None and found.type != "ExternalName" and selects(found, pod.meta.labels)
 
 
 def _narrows(view: View, binding: Key, pod: Pod) -> bool:
@@ -182,20 +176,14 @@ class _Door:
     def rules(self) -> Iterator[tuple[int, AccessRule]]:
         """Yield (port, rule) for every port that a rule opens."""
         for rule in self.grant.rules:
-            made = AccessRule(self.grant.principals, rule.matches, self.target.ref, rule.text)
             for number in sorted(self._opened(rule.ports) & self._opened(self.grant.limit)):
                 if self._fits(number):
-                    yield number, made
+                    yield number, rule.rule
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what is surprising about these ports (R10, T4, T5)."""
+        """Yield what is surprising about these ports (T4, T5)."""
         where = f"{self.target.meta.namespace}/{self.owner}"
         for number, field in self.grant.fields:
-            if self._is_container_port(number):
-                words = f"Port {number} is no port of a Service that selects {where}; it is read as a container port"
-                if number not in self.protocols:
-                    words += ", and no container declares it"
-                yield finding("SMI0204", self.target.ref, field, words)
             if self.grant.http:
                 for opened in sorted(self._resolved(number)):
                     if self.protocols.get(opened) is Protocol.TCP:
@@ -227,12 +215,10 @@ class _Door:
         return frozenset().union(*(self._resolved(number) for number in written)) & self.protocols.keys()
 
     def _resolved(self, number: int) -> frozenset[int]:
-        if self.profile in {Profile.OSM, Profile.TRAEFIK}:
-            return frozenset({number})
-        return self.numbers.get(number, frozenset({number}))
-
-    def _is_container_port(self, number: int) -> bool:
-        return self.profile not in {Profile.OSM, Profile.TRAEFIK} and number not in self.numbers
+        """Return the ports that one written number means here (R10)."""
+        if number in self.grant.service_ports:
+            return self.numbers.get(number, frozenset())
+        return frozenset({number})
 
     def _fits(self, number: int) -> bool:
         """Tell whether rules of this kind can match on a port (T4, T5)."""

@@ -10,13 +10,13 @@ import pytest
 import pytest_asyncio
 
 from smi_adapter.backends import Resource, XdsConfig
-from smi_adapter.backends.envoy import BACKEND, names
+from smi_adapter.backends.envoy import BACKEND, AccessLog, EnvoyBackend, names
 from smi_adapter.backends.envoy.lint import lint
 from smi_adapter.envoy_api import message, serialise, version_of
 from smi_adapter.mesh import AccessMode, Anchor, Instance
 from tests import meshes
 from tests.live.apps import HttpClient, TcpClient
-from tests.live.fleet import loopback
+from tests.live.fleet import loopback, until
 from tests.live.town import (
     ANYTHING,
     CLIENT,
@@ -149,6 +149,36 @@ async def test_the_forms_for_a_cluster_are_taken(town: Town) -> None:
     assert f"out/any::{loopback(200, 1)}:15001" in listening["client"]
     assert "out/shop/web/18080::10.96.0.1:18080" in listening["client"]
     assert f"in/shop/v1::{loopback(200, 2)}:15006" in listening["v1"]
+
+
+async def test_a_log_of_refusals_alone_leaves_nothing_out(town: Town) -> None:
+    quiet = EnvoyBackend(access_log=AccessLog(every_request=False))
+    audited = (rule([CLIENT], [match("/ok")]),)
+    await town.publish(web())
+    for mode, refused in ((AccessMode.ENFORCE, "/denied"), (AccessMode.AUDIT, "/would-be")):
+        pods = workloads(audited, (), mode=mode)
+        world = replace(meshes.mesh(web(), pods), trust=town.fleet.mesh.trust)
+        town.fleet.server.publish(quiet.render(world))
+        town.fleet.config = None
+        await town.fleet.settle()
+        # A connection of its own: those of the callers' proxies are still on the old chain, which drains.
+        tls = town.fleet.client_tls(CLIENT)
+        async with await HttpClient.connect(PODS["v1"].address, WEB, tls=tls) as client:
+            assert (await client.request("/ok")).status == 200
+            await client.request(refused)
+            await client.request("/grpc", "POST", [("content-type", "application/grpc"), ("te", "trailers")])
+        for path in (refused, "/grpc"):
+            await until(lambda path=path: town.fleet.log(proxy("v1"), path=path))  # type: ignore[misc]
+        assert not town.fleet.log(proxy("v1"), path="/ok")
+
+
+async def test_a_proxy_may_log_nothing(town: Town) -> None:
+    silent = EnvoyBackend(access_log=AccessLog(""))
+    world = replace(meshes.mesh(web(), workloads(ANYTHING, ANYTHING)), trust=town.fleet.mesh.trust)
+    town.fleet.server.publish(silent.render(world))
+    town.fleet.config = None
+    await town.fleet.settle()
+    assert (await town.get("/unseen")).status == 200
 
 
 async def test_a_proxy_that_is_asked_directly_for_an_undeclared_port_closes(town: Town) -> None:

@@ -262,10 +262,14 @@ class World(Inventory):
         )
 
     def may_call_any(self, caller: tuple[str, str, str], namespace: str, root: str) -> bool:
-        """Say whether any workload behind the root grants the caller anything at all, on any port."""
-        return any(
+        """Say whether any workload behind the root grants the caller anything at all, on any port.
+
+        Where there is no workload there is nobody to refuse: the caller gets an honest 503.
+        """
+        pods = self.behind(namespace, root)
+        return not pods or any(
             self._granted(found, pod, container, http)
-            for pod in self.behind(namespace, root)
+            for pod in pods
             for found in self._targets(pod, caller)
             for container, http in self.ports_of(pod).items()
         )

@@ -10,13 +10,18 @@ from typing import Any, TypeAlias
 import pytest
 
 from smi_adapter.backends import Resource
-from smi_adapter.backends.envoy import BACKEND, EnvoyConfig, names
+from smi_adapter.backends.envoy import BACKEND, EnvoyConfig, listeners, names
 from smi_adapter.backends.envoy.lint import lint, lint_resource
 from smi_adapter.envoy_api import TYPE_URL_PREFIX, message, serialise, version_of
 from smi_adapter.mesh import Endpoint, InboundPort
 from tests.meshes import HTTP, TCP, key, match, mesh, rule, service, spiffe, split, workload
 
 Plant: TypeAlias = Callable[[Any], None]
+
+
+@pytest.fixture(autouse=True)
+def _denied_ports_share_a_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "OWN_DENIALS", 0)
 
 
 def sound() -> EnvoyConfig:
@@ -110,7 +115,7 @@ def test_what_is_rendered_is_sound() -> None:
 
 
 IN_ROUTES, OUT_ROUTES = "in/shop/w/80", "out/shop/web/80"
-INBOUND, OUTBOUND, DENIED = "in/shop/w", "out/shop/web/80", "out/shop/secret/80"
+INBOUND, OUTBOUND, DENIED = "in/shop/w", "out/shop/web/80", "denied/http"
 CLUSTER, TCP_ACCESS = "shop/web/80", "tcp/shop/w/90/"
 
 PLANTED: list[tuple[str, str, str, Plant]] = [
@@ -379,9 +384,11 @@ def test_a_scope_holds_no_other_workloads_side_and_nothing_that_does_not_exist()
 
 def test_one_address_is_bound_by_one_listener() -> None:
     config = sound()
-    listeners = config.parts[("dial", "shop", "w")]
+    dialled = config.parts[("dial", "shop", "w")]
     twice = tuple(
-        changed(item, lambda found: setattr(found.address.socket_address, "address", "127.1.0.1")) for item in listeners
+        changed(item, lambda found: setattr(found.address.socket_address, "address", "127.1.0.1"))
+        for item in dialled
+        if item.type_url.endswith("Listener")
     )
     problems = lint(replace(config, parts=MappingProxyType({**config.parts, ("dial", "shop", "w"): twice})))
     assert any("is bound 2 times" in said for said in problems)

@@ -158,10 +158,17 @@ def test_rule_that_does_not_resolve_grants_nothing_and_others_stand(bad: str) ->
     assert access(shop().target("t", "shop", (bad,), ("buyer",)), path="/a") == "denied"
 
 
-def test_rule_that_names_one_unknown_match_grants_nothing_at_all() -> None:  # T7
-    world = shop().target("t", "shop", ("http:paths/nothing,a",), ("buyer",))
+def test_one_unknown_match_makes_the_whole_rule_grant_nothing() -> None:  # T7
+    world = shop().target("t", "shop", ("http:paths/nothing,a", "http:paths/b"), ("buyer",))
     assert access(world, path="/a") == "denied"
-    assert access(world, path="/b", method="POST") == "denied"
+    assert access(world, path="/b", method="POST") == "allowed"
+
+
+def test_one_unusable_match_does_not_touch_the_others_of_its_rule() -> None:  # R4
+    world = shop().group("paths", HTTPMatch("a", "/a"), HTTPMatch("b", "("))
+    world.target("t", "shop", ("http:paths/a,b",), ("buyer",))
+    assert access(world, path="/a") == "allowed"
+    assert access(world, path="/b") == "denied"
 
 
 def test_unresolved_http_rule_leaves_no_wider_tcp_grant_behind() -> None:  # T7, T3
@@ -174,6 +181,10 @@ def test_missing_tcp_route_beside_http_rules_grants_nothing() -> None:  # T8
     world = shop().target("t", "shop", ("tcp:gone", "http:paths"), ("buyer",))
     assert access(world) == "denied"
     assert world.findings("SMI0302")
+
+
+def test_missing_tcp_route_beside_http_rules_voids_another_one_that_exists() -> None:  # T8
+    assert access(shop().target("t", "shop", ("tcp:gone", "tcp:web", "http:paths"), ("buyer",))) == "denied"
 
 
 def test_missing_tcp_route_alone_grants_nothing_and_beside_another_only_that() -> None:  # T8

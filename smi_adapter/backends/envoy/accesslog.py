@@ -56,6 +56,25 @@ _TCP: Final[Mapping[str, str]] = {
 }
 
 
+_STATUS: Final[Fields] = {"op": "GE", "value": {"default_value": 400, "runtime_key": "smi_adapter.log_from"}}
+_WOULD_BE_DENIED: Final[Fields] = {
+    "filter": "envoy.filters.http.rbac",
+    "path": [{"key": "shadow_engine_result"}],
+    "value": {"string_match": {"exact": "denied"}},
+}
+
+_REFUSED: Final[Fields] = {
+    "or_filter": {
+        "filters": [
+            {"status_code_filter": {"comparison": _STATUS}},
+            {"grpc_status_filter": {"statuses": ["PERMISSION_DENIED", "UNAVAILABLE"]}},  # their HTTP status is 200
+            {"metadata_filter": {"matcher": _WOULD_BE_DENIED, "match_if_key_not_found": {"value": False}}},
+        ]
+    }
+}
+"""What failed or was denied, and in audit mode what would have been."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccessLog:
     """Where lines go (a file of the proxy's machine; "" for nowhere), and whether requests that went well get one."""
@@ -65,12 +84,7 @@ class AccessLog:
 
     def of_requests(self, listener: str, reason: str = "") -> list[Fields]:
         """Return the access log of a connection manager; `reason` is a fixed word on why all of it is denied."""
-        refused: Fields = {
-            "status_code_filter": {
-                "comparison": {"op": "GE", "value": {"default_value": 400, "runtime_key": "smi_adapter.log_from"}}
-            }
-        }
-        return self._log(listener, {**_REQUEST, **_reason(reason)}, {} if self.every_request else refused)
+        return self._log(listener, {**_REQUEST, **_reason(reason)}, {} if self.every_request else _REFUSED)
 
     def of_connections(self, listener: str, reason: str = "") -> list[Fields]:
         """Return the access log of a Listener or a UDP proxy: one line when a connection or session ends."""

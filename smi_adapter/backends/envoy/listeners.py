@@ -17,7 +17,7 @@ from smi_adapter.backends import Resource
 from smi_adapter.backends.envoy.access import deny_all_filter
 from smi_adapter.backends.envoy.accesslog import AccessLog
 from smi_adapter.backends.envoy.clusters import passthrough
-from smi_adapter.backends.envoy.hcm import HOUR, by_rds, manager
+from smi_adapter.backends.envoy.hcm import HOUR, by_rds, denier, manager
 from smi_adapter.backends.envoy.messages import (
     Fields,
     discovered,
@@ -42,7 +42,7 @@ from smi_adapter.backends.envoy.names import (
     cluster_name,
     outbound_name,
 )
-from smi_adapter.backends.envoy.routes import one_virtual_host
+from smi_adapter.backends.envoy.routes import refused_connections, refused_requests
 from smi_adapter.findings import Ref
 from smi_adapter.mesh import Key, Mesh, Protocol, Service, ServicePort, Workload
 
@@ -89,13 +89,14 @@ class Dialer:
         return tuple(self._listener(service, port, (address,), bind=True) for port in service.ports)
 
     def denied(self, workload: Workload, services: Mapping[Key, Service]) -> tuple[Resource, ...]:
-        """Return the Listeners for all Services that a workload dials but may not call.
+        """Return what answers at the addresses of all Services that a workload dials but may not call.
 
-        A few have their own, of the same name and address as if they might be called, so that a grant or a revocation
-        replaces a Listener in place and loses no connection. But a Listener costs a proxy 19 to 37 kB, and in a big
-        mesh most Services are of this sort: more than `OWN_DENIALS` ports share two, at 3 kB an address. Those stand
-        first in their part, because an address must have left its old Listener before a new one takes it
-        (docs/adr/0022). UDP has none: without a Listener a datagram goes nowhere.
+        A few have the very Listener that they would have if they might be called, and routes of that Listener's name
+        that say no. So a grant or a revocation is a change of routes: it is in effect at once, on open connections
+        too. But a Listener costs a proxy 19 to 37 kB, and in a big mesh most Services are of this sort: more than
+        `OWN_DENIALS` ports share two, at 3 kB an address. Those stand first in their part, because an address must
+        have left its old Listener before a new one takes it (docs/adr/0022). UDP has none: without a Listener a
+        datagram goes nowhere.
         """
         doors = [
             _Door(service, port, address)
@@ -105,12 +106,12 @@ class Dialer:
             if port.protocol is not Protocol.UDP
         ]
         if len(doors) <= OWN_DENIALS:
-            return tuple(self._denial(door.name, [door], _origins(door.service)) for door in doors)
+            return tuple(item for door in doors for item in self._own_denial(door))
         shared = (
             (kind.value, [door for door in doors if door.port.protocol is kind])
             for kind in (Protocol.HTTP, Protocol.TCP)
         )
-        return tuple(self._denial(f"{DENIED}/{kind}", some, ()) for kind, some in shared if some)
+        return tuple(self._denial(f"{DENIED}/{kind}", some) for kind, some in shared if some)
 
     def catching(self, services: Mapping[Key, Service]) -> tuple[Resource, ...]:
         """Return the Listener to which a cluster's iptables rules redirect, and what it needs.
@@ -157,21 +158,24 @@ class Dialer:
         places = [(address, port.number) for address in addresses]
         return resource(LISTENER, self._outbound(name, places, only, bind=bind, log=log), _origins(service))
 
-    def _denial(self, name: str, doors: list[_Door], origins: tuple[Ref, ...]) -> Resource:
+    def _own_denial(self, door: _Door) -> tuple[Resource, Resource]:
+        listener = self._listener(door.service, door.port, (door.address,), bind=True)
+        if door.port.protocol is Protocol.HTTP:
+            return listener, refused_requests(door.name, NOT_GRANTED)
+        return listener, refused_connections(door.name, self.log.of_connections(door.name, NOT_GRANTED))
+
+    def _denial(self, name: str, doors: list[_Door]) -> Resource:
         """Return one Listener that refuses at these doors, all HTTP or all TCP."""
         http = doors[0].port.protocol is Protocol.HTTP
         log = [] if http else self.log.of_connections(name, NOT_GRANTED)
         places = sorted({(door.address, door.port.number) for door in doors})
-        fields = self._outbound(name, places, self._refusal(name, http=http), bind=True, log=log)
-        return resource(LISTENER, fields, origins)
+        return resource(LISTENER, self._outbound(name, places, self._refusal(name, http=http), bind=True, log=log))
 
     def _refusal(self, name: str, *, http: bool) -> Fields:
         """Return the filter that says no: 403 to a request, or the end of the connection."""
         if not http:
             return extension("envoy.filters.network.direct_response", DIRECT_RESPONSE)
-        nowhere = one_virtual_host(name, {"routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 403}}]})
-        log = self.log.of_requests(name, NOT_GRANTED)
-        return manager(name, {"route_config": nowhere}, log, inbound=False, guards=(deny_all_filter(),))
+        return denier(name, deny_all_filter(), self.log.of_requests(name, NOT_GRANTED))
 
     def _outbound(
         self, name: str, places: list[tuple[str, int]], only: Fields, *, bind: bool, log: list[Fields]

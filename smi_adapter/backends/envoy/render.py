@@ -318,7 +318,8 @@ class _Edit:
         changed = {place for place in workload.dial if place not in alike or not self._looks_alike(workload, place[0])}
         if not changed and len(alike) == len(workload.dial):
             return
-        known = {item.name: item for item in self.before.parts.get(part, ())}
+        doors = (item for item in self.before.parts.get(part, ()) if item.type_url == type_url(LISTENER))
+        known = {item.name: item for item in doors}
         resources: list[Resource] = []
         found: list[Finding] = []
         for key, address in workload.dial:

@@ -83,6 +83,18 @@ def inbound_denial(workload: Workload, port: InboundPort) -> Resource:
     return resource(ROUTES, _guarded(name, {"typed_per_filter_config": http_denial()}), _origin(workload))
 
 
+def refused_requests(name: str, reason: str) -> Resource:
+    """Return the routes of a Service that the caller may not call; the access log shows the reason as the route."""
+    answer = {"status": 403, "body": {"inline_string": "RBAC: access denied"}}
+    route = {"name": reason, "match": {"prefix": "/"}, "direct_response": answer}
+    return resource(ROUTES, one_virtual_host(name, {"routes": [route]}))
+
+
+def refused_connections(name: str, log: list[Fields]) -> Resource:
+    """Return the `tcp_proxy` of a Service that the caller may not call: it leads nowhere, and `log` says why."""
+    return extension_resource(name, TCP_PROXY, {"cluster": NOWHERE, "stat_prefix": name, "access_log": log})
+
+
 def one_virtual_host(name: str, fields: Fields) -> Fields:
     """Return a RouteConfiguration in which the Host header decides nothing (S20)."""
     return {
