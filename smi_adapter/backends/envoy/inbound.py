@@ -2,7 +2,8 @@
 
 Every connection is mutual TLS, in every mode; there is no plain text to fall back to. A port that the workload does
 not declare has no filter chain, so a connection to it is closed. In no-cluster mode the proxy binds the pod's address
-and each port itself; otherwise connections are redirected to one port and their original one is restored.
+and each port itself, with a Listener for each; otherwise connections are redirected to one port and their original one
+is restored.
 
 The Listener holds ports and structure only. What changes with a rule is beside it: the routes (RDS) of an HTTP port,
 and for a TCP port the validation context (SDS) and the network filter (ECDS). A TCP port's chain also carries a mark
@@ -55,7 +56,11 @@ def structure(workload: Workload, trust: Trust, marks: Mapping[int, str], log: A
     resources = [of_application(workload, port, instance) for port in stream]
     if stream:
         chains = [_chain(workload, port, trust, marks, log) for port in stream]
-        resources.append(_listener(workload, stream, instance, chains, log))
+        if instance is None:
+            resources.append(_listener(workload, chains, log))
+        else:
+            bound = zip(stream, chains, strict=True)
+            resources += [_bound_listener(workload, port, instance, chain, log) for port, chain in bound]
     if instance is not None:
         for port in open_udp_ports(workload):
             name = inbound_name(workload.key, port.number, port.protocol)
@@ -107,23 +112,37 @@ def open_udp_ports(workload: Workload) -> tuple[InboundPort, ...]:
     return tuple(port for port in workload.ports if port.protocol is Protocol.UDP)
 
 
-def _listener(
-    workload: Workload, ports: list[InboundPort], instance: Instance | None, chains: list[Fields], log: AccessLog
-) -> Resource:
+def _listener(workload: Workload, chains: list[Fields], log: AccessLog) -> Resource:
+    """Return the one Listener behind the redirection of a pod."""
     name = inbound_name(workload.key)
-    fields: dict[str, object] = {
+    fields: Fields = {
         "name": name,
         "traffic_direction": "INBOUND",
         "filter_chains": chains,
         "access_log": log.of_connections(name),
+        "address": socket_address("0.0.0.0", INBOUND_PORT),  # noqa: S104 - the pod's own namespace, redirected
+        "listener_filters": [extension("envoy.filters.listener.original_dst", ORIGINAL_DST)],
     }
-    if instance is None:
-        fields["address"] = socket_address("0.0.0.0", INBOUND_PORT)  # noqa: S104 - the pod's own namespace, redirected
-        fields["listener_filters"] = [extension("envoy.filters.listener.original_dst", ORIGINAL_DST)]
-    else:
-        bound = [socket_address(instance.address, port.number) for port in ports]
-        fields["address"] = bound[0]
-        fields["additional_addresses"] = [{"address": address} for address in bound[1:]]
+    return resource(LISTENER, fields, _origins(workload))
+
+
+def _bound_listener(
+    workload: Workload, port: InboundPort, instance: Instance, chain: Fields, log: AccessLog
+) -> Resource:
+    """Return the Listener of one port without redirection.
+
+    One for each: Envoy refuses a Listener that gains an address, so a Service that comes later and leads to another
+    port of a running pod could otherwise never be served.
+    """
+    name = inbound_name(workload.key, port.number, port.protocol)
+    fields: Fields = {
+        "name": name,
+        "traffic_direction": "INBOUND",
+        "filter_chains": [chain],
+        "access_log": log.of_connections(inbound_name(workload.key)),
+        "address": socket_address(instance.address, port.number),
+        "enable_reuse_port": value(False),  # a port that is taken must be an error
+    }
     return resource(LISTENER, fields, _origins(workload))
 
 

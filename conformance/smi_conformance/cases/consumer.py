@@ -1,0 +1,68 @@
+"""The consumers of splits: what canary controllers write, and expect to find again (CC-01 to CC-03)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from smi_conformance.layouts import Shop, shop
+from smi_conformance.model import Split, Weight
+from smi_conformance.registry import case
+from smi_conformance.trial import Trial
+
+
+def _weights(t: Trial, canary: int, primary: int) -> tuple[Weight, Weight]:
+    return (str(canary), str(primary)) if t.version == "v1alpha1" else (canary, primary)
+
+
+def _flagger(t: Trial, s: Shop, canary: int, primary: int) -> Split:
+    """Return the split as Flagger writes it: named like the apex, the canary listed first."""
+    one, two = _weights(t, canary, primary)
+    return Split(s.names["root"], s.ns, s.names["root"], ((s.names["v2"], one), (s.names["v1"], two)))
+
+
+async def _as_written(t: Trial, split: Split) -> None:
+    """See that the object is left as it was written; Flagger resets its weights when anything else differs."""
+    if not t.needs("api"):
+        return
+    wanted = t.manifest(split)
+    found = await t.harness.get(wanted)
+    t.check(found is not None and found["spec"] == wanted["spec"], f"the object was changed: {found}")
+
+
+@case("CC-01")
+async def a_canary_in_flaggers_manner(t: Trial) -> None:
+    s = await shop(t)
+    for canary in (0, 10, 50, 100, 0):
+        split = _flagger(t, s, canary, 100 - canary)
+        await t.apply(split)
+        await s.settle()
+        shares = {"v2": canary / 100, "v1": 1 - canary / 100, "base": 0.0}
+        await t.shares(s.client, s.to(), shares, n=1000, note=f"{canary} %")
+        await _as_written(t, split)
+
+
+@case("CC-02")
+async def whole_quantities_come_back(t: Trial) -> None:
+    s = await shop(t)
+    split = _flagger(t, s, 0, 100)
+    await t.apply(split)
+    await t.shares(s.client, s.to(), {"v1": 1.0, "v2": 0.0, "base": 0.0}, n=500)
+    await _as_written(t, split)
+
+
+@case("CC-03")
+async def a_canary_in_argo_rollouts_manner(t: Trial) -> None:
+    """The root is the stable Service and one of the backends; one more experiment gets a share, too."""
+    s = await shop(t)
+    five, more, rest = (str(item) if t.version == "v1alpha1" else item for item in (5, 5, 90))
+    weights: dict[str, Weight] = {"v1": five, "v2": more, "root": rest}
+    split = replace(s.split(weights), annotations=(("example.com/owner", "rollout"),))
+    await t.apply(split)
+    await t.shares(s.client, s.to(), {"v1": 0.05, "v2": 0.05, "base": 0.9})
+    if t.needs("api"):
+        found = await t.harness.get(t.manifest(split))
+        kept = (found or {}).get("metadata", {}).get("annotations", {}).get("example.com/owner")
+        t.check(kept == "rollout", "an annotation was lost")
+    await t.apply(replace(split, backends=((s.names["root"], rest),)))
+    await t.reaches(s.client, s.to(), "base")
+    await t.shares(s.client, s.to(), {"base": 1.0, "v1": 0.0, "v2": 0.0}, n=500, note="stable")

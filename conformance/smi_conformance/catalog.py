@@ -1,0 +1,141 @@
+"""The catalogue: every id with its versions, its levels, its place in the specification and the rule in our words.
+
+`catalog.yaml` is written by hand in a short form; this module reads it into values and knows the long names of
+things. Cases are bound to ids with `@case`, and the self-tests hold the two together in both directions.
+
+Levels: must (follows from a sentence of the specification), should (recommended by it), extended (needs a claimed
+feature, or is only implied), provisional (the specification is silent or contradicts itself: observed, never failed).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+PROFILES = ("SPLIT", "SPLIT-AB", "ACCESS", "ACCESS-L4", "IDENTITY", "METRICS", "CONSUMER")
+LEVELS = ("must", "should", "extended", "provisional")
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "split": "split.smi-spec.io",
+        "access": "access.smi-spec.io",
+        "specs": "specs.smi-spec.io",
+        "metrics": "metrics.smi-spec.io",
+    }
+)
+_DOCUMENTS = {"TS": "traffic-split", "TA": "traffic-access", "SP": "traffic-specs", "TM": "traffic-metrics"}
+_WORDS = {"spec": "the whole"}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one level of a case rests on: a document and its lines, or silence."""
+
+    level: str
+    document: str
+    lines: str
+    readings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One id of the catalogue."""
+
+    id: str
+    group: str
+    versions: tuple[str, ...]
+    profiles: tuple[str, ...]
+    feature: str
+    needs: tuple[str, ...]
+    rows: tuple[str, ...]
+    rule: str
+    checks: tuple[Check, ...]
+    later: bool
+
+    def has(self, level: str) -> bool:
+        """Tell whether the case has a check of that level."""
+        return any(check.level == level for check in self.checks)
+
+
+def text() -> str:
+    """Return the catalogue as it is written."""
+    return resources.files("smi_conformance").joinpath("catalog.yaml").read_text(encoding="utf-8")
+
+
+def digest() -> str:
+    """Return the digest that reports carry, so that two reports can be compared."""
+    return "sha256:" + hashlib.sha256(text().encode()).hexdigest()
+
+
+@cache
+def entries() -> Mapping[str, Entry]:
+    """Return all entries by id, in the order of the catalogue."""
+    raw: dict[str, dict[str, Any]] = yaml.safe_load(text())
+    return MappingProxyType({name: _entry(name, fields) for name, fields in raw.items()})
+
+
+def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
+    unknown = set(raw) - {"group", "v", "profile", "feature", "needs", "rows", "rule", "readings", "later", *LEVELS}
+    if unknown:
+        raise ValueError(f"catalog.yaml: {name}: unknown {', '.join(sorted(unknown))}")
+    readings = {str(key): str(value) for key, value in (raw.get("readings") or {}).items()}
+    checks = tuple(
+        Check(level, *_source(str(raw[level])), MappingProxyType(readings if level == "provisional" else {}))
+        for level in LEVELS
+        if level in raw
+    )
+    profile = str(raw["profile"])
+    return Entry(
+        id=name,
+        group=str(raw["group"]),
+        versions=_versions(str(raw["v"])),
+        profiles=("SPLIT", "SPLIT-AB", "ACCESS", "ACCESS-L4", "IDENTITY") if profile == "ALL" else (profile,),
+        feature=str(raw.get("feature", "")),
+        needs=tuple(raw.get("needs") or ()),
+        rows=tuple(raw.get("rows") or ()),
+        rule=str(raw["rule"]),
+        checks=checks,
+        later=bool(raw.get("later")),
+    )
+
+
+def _versions(span: str) -> tuple[str, ...]:
+    first, _, last = span.partition("-")
+    return tuple(f"v1alpha{number}" for number in range(int(first), int(last or first) + 1))
+
+
+def _source(source: str) -> tuple[str, str]:
+    """Turn `TS4 L28 TA4 L96-100` into documents and lines."""
+    if source == "silent":
+        return "silent", ""
+    documents: list[str] = []
+    lines: list[str] = []
+    for word in source.split():
+        if word.startswith("L"):
+            lines.append(word)
+            continue
+        known = _DOCUMENTS.get(word[:2])
+        if word == "SPEC":
+            documents.append("SPEC_LATEST_STABLE.md")
+        elif known and word != "TM":
+            documents.append(f"{known}/v1alpha{word[2:]}")
+        elif known:
+            documents.append(f"{known}/v1alpha1")
+        else:
+            raise ValueError(f"catalog.yaml: unknown document {word}")
+        lines.append(";")
+    return ", ".join(documents), " ".join(lines).strip("; ").replace(" ; ", "; ")
+
+
+FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        feature: tuple(entry.id for entry in entries().values() if entry.feature == feature)
+        for feature in sorted({entry.feature for entry in entries().values() if entry.feature})
+    }
+)

@@ -1,0 +1,203 @@
+"""The command line: run, list, explain, validate, diff.
+
+Exit codes of `run`: 0 all that was asked for passed, 1 something failed (or a reading or failure was not the expected
+one), 2 usage, 3 the harness could not be started, 4 there were errors and no failures, 130 on ^C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from smi_conformance import __version__, catalog, report
+from smi_conformance.catalog import FEATURES, PROFILES
+from smi_conformance.registry import cases
+from smi_conformance.target import TargetError, load
+
+_MAIN = "smi_conformance.test_cases"
+
+
+@click.group()
+@click.version_option(__version__, prog_name="smi-conformance")
+def main() -> None:
+    """Conformance suite for the Service Mesh Interface: real traffic decides."""
+
+
+def entry() -> None:
+    """Run the command line."""
+    sys.exit(main(standalone_mode=True))
+
+
+@main.command()
+@click.option("--target", "target", required=True, type=click.Path(exists=True, dir_okay=False), help="target.yaml")
+@click.option("--harness", type=click.Choice(["local", "kubernetes"]), default="local", show_default=True)
+@click.option("--context", default="", help="kubeconfig context (kubernetes harness)")
+@click.option("--profile", default="", help="Profiles, separated by commas (default: those claimed).")
+@click.option("--versions", default="", help="Only these API versions, separated by commas.")
+@click.option("-k", "only", default="", help="Only these ids, separated by commas.")
+@click.option("--report", "report_path", default="", type=click.Path(), help="Write the report (YAML, or .html) here.")
+@click.option("--html", default="", type=click.Path(), help="Write the report as a page here, too.")
+@click.option("--junit", default="", type=click.Path(), help="Write JUnit XML here.")
+@click.option("--quick", is_flag=True, help="A quarter of the requests; not submittable.")
+@click.option("--repeat", default=1, show_default=True, help="Run so often; the worst result counts.")
+@click.option("--parallel", default=6, show_default=True, help="Cases at a time.")
+@click.option("--deadline", default=0.0, help="Seconds to converge (default: the target's maxTimeToConsistency).")
+@click.option("--keep", is_flag=True, help="Leave what was created and list it.")
+@click.option("--expect-readings", default="", type=click.Path(), help="YAML of expected readings; others exit with 1.")
+@click.option("--expect-failures", default="", type=click.Path(), help="YAML list of known failures: exit with 0 on those.")
+def run(**options: Any) -> None:
+    """Run the cases against an implementation."""
+    try:
+        target = load(Path(options["target"]))
+    except TargetError as error:
+        raise click.UsageError(str(error)) from error
+    for name in [name for name in options["profile"].split(",") if name]:
+        if name not in PROFILES:
+            raise click.UsageError(f"unknown profile {name}; known: {', '.join(PROFILES)}")
+    unknown = [name for name in options["only"].split(",") if name and name not in catalog.entries()]
+    if unknown:
+        raise click.UsageError(f"unknown ids: {', '.join(unknown)}; see `smi-conformance list`")
+    codes = [_once(options, number) for number in range(options["repeat"])]
+    del target
+    sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
+
+
+def _once(options: dict[str, Any], number: int) -> int:
+    """Run once and return the exit code."""
+    if options["repeat"] > 1:
+        click.echo(f"run {number + 1} of {options['repeat']}")
+    path = Path(options["report_path"] or ".smi-conformance-report.yaml")
+    path.unlink(missing_ok=True)
+    arguments = ["-p", "smi_conformance.plugin", "-c", "/dev/null", "-q", "-s", "-W", "ignore", "-p", "no:cacheprovider"]
+    arguments += ["--pyargs", _MAIN, "--smi-cli", f"--smi-target={options['target']}", f"--smi-report={path}"]
+    names = (("harness", "harness"), ("context", "context"), ("profile", "profile"), ("versions", "versions"))
+    arguments += [f"--smi-{option}={options[name]}" for name, option in names if options[name]]
+    arguments += [f"--smi-case={options['only']}"] if options["only"] else []
+    arguments += [f"--smi-parallel={options['parallel']}", f"--smi-deadline={options['deadline']}"]
+    arguments += ["--smi-quick"] if options["quick"] else []
+    arguments += ["--smi-keep"] if options["keep"] else []
+    arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []
+    code = int(pytest.main(arguments))
+    if code == pytest.ExitCode.INTERRUPTED:
+        return 130
+    if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        click.echo("nothing was run", err=True)
+        return 2
+    if not path.exists():
+        return 3
+    made = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not options["report_path"]:
+        path.unlink()
+    if options["html"]:
+        report.write(made, Path(options["html"]))
+    return _verdict(made, options)
+
+
+def _verdict(made: report.Report, options: dict[str, Any]) -> int:
+    """Say what the run amounts to and return the exit code."""
+    for profile in made["profiles"]:
+        click.echo(f"{profile['name']:10} {profile['summary']}")
+    errors = [row for row in made["cases"] if row["result"] == "error"]
+    if errors and len(errors) == len(made["cases"]):
+        click.echo(f"the harness does not work: {errors[0]['reason']}", err=True)
+        return 3
+    failed = {f"{row['id']}[{row['apiVersion']}]" for row in made["cases"] if row["result"] == "failed"}
+    wrong = 0
+    if options["expect_failures"]:
+        known = set(yaml.safe_load(Path(options["expect_failures"]).read_text(encoding="utf-8")) or [])
+        for name in sorted(failed - known):
+            click.echo(f"failed, and is no known failure: {name}")
+        failed -= known
+    if options["expect_readings"]:
+        expected = yaml.safe_load(Path(options["expect_readings"]).read_text(encoding="utf-8")) or {}
+        differences = report.unexpected(made, expected)
+        wrong = len(differences)
+        for line in differences:
+            click.echo(f"reading: {line}")
+    if failed or wrong:
+        return 1
+    return 4 if errors else 0
+
+
+@main.command("list")
+@click.option("--profile", default="", help="Only this profile.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+def list_cases(profile: str, output: str) -> None:
+    """List the catalogue."""
+    if profile and profile not in PROFILES:
+        raise click.UsageError(f"unknown profile {profile}; known: {', '.join(PROFILES)}")
+    known = cases()
+    rows = [item for item in catalog.entries().values() if not profile or profile in item.profiles]
+    if output == "json":
+        click.echo(json.dumps([_data(item) for item in rows], indent=2))
+        return
+    for item in rows:
+        state = "later" if item.later else "" if item.id in known else "pending"
+        levels = "+".join(check.level for check in item.checks)
+        span = item.versions[0] if len(item.versions) == 1 else f"{item.versions[0]}-{item.versions[-1][-1]}"
+        click.echo(f"{item.id:7} {','.join(item.profiles[:1]):10} {span:10} {levels:20} {state:8}{item.rule}")
+
+
+def _data(item: catalog.Entry) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "profiles": item.profiles,
+        "versions": item.versions,
+        "feature": item.feature,
+        "needs": item.needs,
+        "rule": item.rule,
+        "checks": [{"level": check.level, "document": check.document, "lines": check.lines} for check in item.checks],
+        "later": item.later,
+    }
+
+
+@main.command()
+@click.argument("name", metavar="ID")
+@click.option("--version", "version", default="", help="Show the manifests of this version (default: the newest).")
+def explain(name: str, version: str) -> None:
+    """Explain a case: the rule, where it stands, the manifests, what is asserted."""
+    from smi_conformance.explain import explained  # noqa: PLC0415 - only this command records a case
+
+    if name not in catalog.entries():
+        raise click.UsageError(f"unknown id {name}; see `smi-conformance list`")
+    click.echo(explained(name, version))
+
+
+@main.command()
+@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+def validate(path: str) -> None:
+    """Check a report against the schema and the catalogue."""
+    try:
+        report.read(Path(path))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{path} is valid")
+
+
+@main.command()
+@click.argument("one", type=click.Path(exists=True, dir_okay=False))
+@click.argument("two", type=click.Path(exists=True, dir_okay=False))
+def diff(one: str, two: str) -> None:
+    """Compare two reports: verdicts and readings, not counts and times."""
+    try:
+        differences = report.diff(report.read(Path(one)), report.read(Path(two)))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    for line in differences:
+        click.echo(line)
+    if not differences:
+        click.echo("no difference")
+    sys.exit(1 if differences else 0)
+
+
+@main.command()
+def features() -> None:
+    """List the features that a target may claim."""
+    for name, ids in FEATURES.items():
+        click.echo(f"{name:22} {', '.join(ids)}")

@@ -1,0 +1,322 @@
+"""The local harness: workloads as processes, each behind the proxy that the target's driver starts.
+
+The driver is a command and nothing of it is imported: it speaks JSON lines on stdin and stdout (docs/driver.md). This
+side asks it to start workloads, to write and delete objects, and where a client finds a Service; it sends the
+requests itself, from client processes that several workloads share, and reads the servers' ledgers from files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from smi_conformance import echo
+from smi_conformance.protocol import ApiResult, App, Batch, Event, HarnessError, Pod, Receipt, Reply, Req
+from smi_conformance.render import Manifest
+from smi_conformance.target import Target
+
+_LINE = 64 * 1024 * 1024
+_WORKERS = 2
+
+
+class Lines:
+    """A process that answers JSON lines with JSON lines, matched by `id`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self.gone = ""
+
+    async def start(self, command: Sequence[str], directory: Path | None = None, log: Path | None = None) -> None:
+        """Start the process."""
+        errors: Any = log.open("ab") if log else None
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                cwd=directory,
+                limit=_LINE,
+                start_new_session=True,  # ^C is for us; we end it in an orderly way
+            )
+        except OSError as error:
+            raise HarnessError(f"{self._what} {command[0]!r} can't be started: {error}") from error
+        finally:
+            if errors:
+                errors.close()
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self._process is not None  # noqa: S101 - `start` ran
+        assert self._process.stdout is not None  # noqa: S101
+        while line := await self._process.stdout.readline():
+            try:
+                answer = json.loads(line)
+                future = self._waiting.pop(answer["id"], None)
+            except (ValueError, KeyError, TypeError):
+                continue  # something printed to stdout; not ours
+            if future is not None and not future.done():
+                future.set_result(answer)
+        self.gone = f"{self._what} ended (exit code {await self._process.wait()})"
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(HarnessError(self.gone))
+
+    async def ask(self, message: Mapping[str, Any], patience: float) -> dict[str, Any]:
+        """Send a message and return the answer."""
+        if self.gone or self._process is None or self._process.stdin is None:
+            raise HarnessError(self.gone or f"{self._what} is not running")
+        number = next(self._ids)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._process.stdin.write(json.dumps({"id": number, **message}).encode() + b"\n")
+        try:
+            async with asyncio.timeout(patience):
+                answer = await future
+        except TimeoutError:
+            raise HarnessError(f"{self._what} did not answer {message.get('op', 'a batch')} in {patience:.0f} s") from None
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(json.dumps({"cancel": number}).encode() + b"\n")
+            raise
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in answer:
+            raise HarnessError(f"{self._what}: {answer['error']}")
+        return answer
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Send a message that has no answer."""
+        if self._process is not None and self._process.stdin is not None and not self.gone:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+
+    async def stop(self, patience: float = 20.0) -> None:
+        """Close its stdin, which tells it to end; kill it if it does not."""
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(patience):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        if self._reader is not None:
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+
+class LocalHarness:
+    """Asks the driver for everything that belongs to the mesh, and does the traffic itself."""
+
+    name = "local"
+
+    def __init__(self, target: Target, log: Callable[[str], None] = lambda _: None) -> None:
+        self._target = target
+        self._say = log
+        self._driver = Lines("the driver")
+        self._clients = [Lines("the client process") for _ in range(_WORKERS)]
+        self._turn = itertools.count()
+        self._folder = tempfile.TemporaryDirectory(prefix="smi-conformance-", ignore_cleanup_errors=True)
+        self._read_to: dict[Path, int] = {}
+        self._apps: dict[str, App] = {}
+        self.capabilities: frozenset[str] = frozenset()
+        self.served: Mapping[str, tuple[str, ...]] = {}
+        self.environment: Mapping[str, Any] = {"harness": "local"}
+
+    @property
+    def folder(self) -> Path:
+        """Return where ledgers and logs are while it runs."""
+        return Path(self._folder.name)
+
+    async def start(self) -> None:
+        """Start the driver and the client processes, and learn what the driver can do."""
+        if not self._target.driver:
+            raise HarnessError("the target has no local.driver: the local harness needs a command that starts the mesh")
+        for client in self._clients:
+            await client.start([sys.executable, "-u", str(Path(echo.__file__)), "client"])
+        command = [sys.executable if part in {"python", "python3"} else part for part in self._target.driver]
+        log = self.folder / "driver.log"
+        await self._driver.start(command, self._target.directory, log)
+        try:
+            hello = await self._ask("hello", patience=30, echo=str(Path(echo.__file__)), python=sys.executable)
+        except HarnessError as error:
+            said = log.read_text(errors="replace").strip().splitlines()[-5:] if log.exists() else []
+            raise HarnessError("; ".join([str(error), *said])) from error
+        if hello.get("protocol") != 1:
+            raise HarnessError(f"the driver speaks protocol {hello.get('protocol')}, this suite speaks 1")
+        self.capabilities = frozenset(hello.get("capabilities", ()))
+        self.served = {group: tuple(versions) for group, versions in hello.get("served", {}).items()}
+        self.environment = {"harness": "local", **hello.get("environment", {})}
+
+    async def stop(self) -> None:
+        """End the driver, and with it everything that it started."""
+        with contextlib.suppress(HarnessError):
+            await self._ask("stop", patience=30)
+        await asyncio.gather(self._driver.stop(), *(client.stop(2.0) for client in self._clients))
+        self._folder.cleanup()
+
+    async def _ask(self, op: str, patience: float = 60.0, **fields: Any) -> dict[str, Any]:
+        return await self._driver.ask({"op": op, **fields}, patience)
+
+    async def namespace(self, name: str, *, enforced: bool) -> None:
+        """Create a namespace."""
+        mesh = self._target.mesh
+        labels, annotations = dict(mesh.get("namespaceLabels") or {}), dict(mesh.get("namespaceAnnotations") or {})
+        if not enforced:
+            labels |= mesh.get("permissiveNamespaceLabels") or {}
+            annotations |= mesh.get("permissiveNamespaceAnnotations") or {}
+        metadata = {"name": name, "labels": labels, "annotations": annotations}
+        await self._ask("apply", objects=[{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+
+    async def remove_namespace(self, name: str) -> None:
+        """Remove a namespace with its workloads."""
+        for app in [app for app in self._apps.values() if app.namespace == name]:
+            await self.undeploy(app)
+        metadata = {"name": name}
+        await self._ask("delete", objects=[{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+
+    async def deploy(self, app: App) -> tuple[Pod, ...]:
+        """Have the driver start the workload; a client outside of the mesh needs no process of its own."""
+        self._apps[app.key] = app
+        if not app.meshed and not app.ports:
+            return ()
+        answer = await self._ask("deploy", patience=120, app=_app_data(app, self.folder, self._target.mesh))
+        return tuple(Pod(str(pod["name"]), str(pod["address"])) for pod in answer["pods"])
+
+    async def undeploy(self, app: App) -> None:
+        """Have the driver stop the workload."""
+        if self._apps.pop(app.key, None) is not None and (app.meshed or app.ports):
+            await self._ask("undeploy", namespace=app.namespace, name=app.name)
+
+    async def apply(self, manifests: Sequence[Manifest], *, dry_run: bool = False) -> list[ApiResult]:
+        """Write objects."""
+        answer = await self._ask("apply", objects=list(manifests), dryRun=dry_run)
+        return [ApiResult(int(item["code"]), str(item.get("message", ""))) for item in answer["results"]]
+
+    async def delete(self, manifests: Sequence[Manifest]) -> None:
+        """Delete objects."""
+        await self._ask("delete", objects=list(manifests))
+
+    async def get(self, manifest: Manifest, version: str = "") -> Manifest | None:
+        """Read an object back."""
+        answer = await self._ask("get", object=manifest, version=version)
+        found: Manifest | None = answer.get("object")
+        return found
+
+    async def events(self, manifest: Manifest) -> list[Event]:
+        """Return what was said about an object."""
+        answer = await self._ask("events", object=manifest)
+        return [Event(str(item["reason"]), str(item["message"])) for item in answer["events"]]
+
+    async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+        """Ask the driver where that client finds the Service, and send the requests there."""
+        source = ""
+        if req.pod:
+            addresses, host = [[req.pod, req.port]], req.host or f"{req.pod}:{req.port}"
+        else:
+            meshed = client.meshed and not req.bypass
+            answer = await self._ask(
+                "address", client=client.key if meshed else "", service=req.service, port=req.port
+            )
+            addresses = answer["addresses"]
+            host = req.host or _host(self._target.mesh, req.service, req.port)
+        if not addresses:
+            return [Reply("dns", 0, f"{token}-{number}") for number in range(batch.n)]
+        job = {
+            "addresses": addresses, "host": host, "kind": req.kind, "method": req.method, "path": req.path,
+            "headers": list(req.headers), "n": batch.n, "concurrency": batch.concurrency, "timeout": batch.timeout,
+            "connection": batch.connection, "interval": batch.interval, "kept": batch.kept, "token": token,
+            "source": source,
+        }  # fmt: skip
+        # A kept connection lives in one process.
+        worker = self._clients[0] if batch.kept else self._clients[next(self._turn) % len(self._clients)]
+        patience = 30 + batch.n * (batch.interval + batch.timeout / batch.concurrency)
+        return replies(await worker.ask(job, patience))
+
+    async def close_connection(self, client: App, kept: str) -> None:
+        """Close a kept connection."""
+        del client
+        self._clients[0].tell({"close": kept})
+
+    async def receipts(self, app: App) -> list[Receipt]:
+        """Read on in the ledgers of the workload's pods."""
+        found: list[Receipt] = []
+        for path in sorted(self.folder.glob(f"{app.namespace}_{app.name}_*.ledger")):
+            with path.open("rb") as file:
+                file.seek(self._read_to.get(path, 0))
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._read_to[path] = self._read_to.get(path, 0) + len(whole)
+            found += [receipt(line) for line in whole.splitlines()]
+        return found
+
+    async def hook(self, name: str) -> None:
+        """Hand the hook to the driver; a command of the target runs here."""
+        await run_hook(self._target, name)
+
+
+def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]:
+    kind = "pod" if app.meshed else "unmeshedPod"
+    return {
+        "name": app.name,
+        "namespace": app.namespace,
+        "account": app.account,
+        "labels": {**(mesh.get(f"{kind}Labels") or {}), **dict(app.labels)},
+        "annotations": mesh.get(f"{kind}Annotations") or {},
+        "ports": [{"port": port.number, "protocol": port.protocol} for port in app.ports],
+        "replicas": app.replicas,
+        "meshed": app.meshed,
+        # The driver puts the pod's name in place of {pod}.
+        "ledger": str(folder / f"{app.namespace}_{app.name}_{{pod}}.ledger"),
+    }
+
+
+def _host(mesh: Mapping[str, Any], service: str, port: int) -> str:
+    namespace, _, name = service.partition("/")
+    return str(mesh.get("hostTemplate") or "{svc}.{ns}").format(svc=name, ns=namespace) + f":{port}"
+
+
+def replies(answer: Mapping[str, Any]) -> list[Reply]:
+    """Turn what the client process says into replies."""
+    backends: list[Mapping[str, Any]] = []
+    for body in answer["bodies"]:
+        try:
+            value = json.loads(body) if body else {}
+        except ValueError:
+            value = {}
+        backends.append(value if isinstance(value, dict) and "app" in value else {})
+    return [
+        Reply(str(outcome), int(status), str(token), float(took), bool(reused), backends[at])
+        for outcome, status, at, token, took, reused in answer["replies"]
+    ]
+
+
+def receipt(line: bytes) -> Receipt:
+    """Turn a line of a ledger into a receipt."""
+    raw = json.loads(line)
+    return Receipt(
+        raw["pod"], raw["token"], int(raw["port"]), raw["kind"], raw.get("method", ""), raw.get("path", "")
+    )
+
+
+async def run_hook(target: Target, name: str) -> None:
+    """Run a command of the target's hooks."""
+    command = target.hooks.get(name)
+    if not command:
+        raise HarnessError(f"the target has no hook {name}")
+    process = await asyncio.create_subprocess_exec(*command, cwd=target.directory)
+    if await process.wait():
+        raise HarnessError(f"the hook {name} failed with exit code {process.returncode}")

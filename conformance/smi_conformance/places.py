@@ -1,0 +1,77 @@
+"""Namespaces with workloads, lent to one case at a time.
+
+Starting workloads is what costs most, so a place is used again by a later case that wants the same ones. That does
+not blur a verdict: each case has the place for itself, its Services and SMI objects have names that were never used
+before, and all of them are deleted afterwards. Only the pods stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from smi_conformance.protocol import App, Harness
+
+_TAKEN = "cf"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A namespace and its workloads by name."""
+
+    namespace: str
+    apps: Mapping[str, App]
+    layout: tuple[App, ...]
+    enforced: bool
+
+    def __getitem__(self, name: str) -> App:
+        return self.apps[name]
+
+
+class Pool:
+    """Makes places and lends them."""
+
+    def __init__(self, harness: Harness, run: str = "", keep: int = 10) -> None:
+        self._harness = harness
+        self._run = run
+        self._free: deque[Place] = deque()
+        self._all: list[Place] = []
+        self._count = 0
+        self._keep = keep
+        self._lock = asyncio.Lock()
+
+    async def take(self, layout: tuple[App, ...], *, enforced: bool) -> Place:
+        """Return a place with these workloads, a used one if there is one."""
+        for place in self._free:
+            if place.layout == layout and place.enforced == enforced:
+                self._free.remove(place)
+                return place
+        self._count += 1
+        namespace = f"{_TAKEN}{self._run}-{self._count}"
+        place = Place(namespace, {app.name: replace(app, namespace=namespace) for app in layout}, layout, enforced)
+        self._all.append(place)
+        if len(self._all) > self._keep and self._free:
+            await self._drop(self._free.popleft())
+        await self._harness.namespace(namespace, enforced=enforced)
+        await asyncio.gather(*(self._harness.deploy(app) for app in place.apps.values()))
+        return place
+
+    async def give_back(self, place: Place) -> None:
+        """Lend it to the next."""
+        self._free.append(place)
+
+    async def close(self) -> None:
+        """Remove all namespaces."""
+        for place in list(self._all):
+            await self._drop(place)
+
+    async def _drop(self, place: Place) -> None:
+        if place in self._all:
+            self._all.remove(place)
+            await self._harness.remove_namespace(place.namespace)
+
+    def namespaces(self) -> tuple[str, ...]:
+        """Return the namespaces that exist now."""
+        return tuple(place.namespace for place in self._all)

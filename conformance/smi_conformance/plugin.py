@@ -1,0 +1,189 @@
+"""The pytest plugin: `pytest --pyargs smi_conformance -k TS-20`, and what `smi-conformance run` calls.
+
+Each case under each version is a test. The plugin starts the run with what was selected, hands each outcome to its
+test, prints progress and writes the reports, however the session ends. Plugins that run a failed test again are
+refused: a verdict comes from one try.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smi_conformance import report
+from smi_conformance.catalog import PROFILES
+from smi_conformance.kubernetes import KubernetesHarness
+from smi_conformance.local import LocalHarness
+from smi_conformance.protocol import Harness
+from smi_conformance.runner import Instance, Outcome, Run
+from smi_conformance.target import TargetError, load
+from smi_conformance.trial import QUICK, Rules
+
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+_ITEM = "smi_instance"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our options."""
+    group = parser.getgroup("smi-conformance")
+    group.addoption("--smi-target", default="", help="target.yaml of the implementation under test")
+    group.addoption("--smi-harness", default="local", choices=["local", "kubernetes"])
+    group.addoption("--smi-context", default="", help="kubeconfig context (kubernetes harness)")
+    group.addoption("--smi-profile", default="", help="profiles, separated by commas (default: those claimed)")
+    group.addoption("--smi-versions", default="", help="only these versions, separated by commas")
+    group.addoption("--smi-case", default="", help="only these ids, separated by commas")
+    group.addoption("--smi-report", default="", help="write the report here")
+    group.addoption("--smi-quick", action="store_true", help="fewer requests; the report is not submittable")
+    group.addoption("--smi-deadline", type=float, default=0.0, help="seconds to converge (default: the target's)")
+    group.addoption("--smi-parallel", type=int, default=6, help="cases at a time")
+    group.addoption("--smi-cli", action="store_true", help="our own progress instead of pytest's output")
+    group.addoption("--smi-keep", action="store_true", help="leave what was created")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse plugins that would try again; for our own command line, keep pytest's output away."""
+    if config.getoption("--smi-target") and config.pluginmanager.hasplugin("rerunfailures"):
+        config.pluginmanager.unregister(name="rerunfailures")
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if config.getoption("--smi-cli") and reporter is not None:
+        config.pluginmanager.unregister(reporter)
+
+
+def _wanted(config: pytest.Config, instance: Instance) -> bool:
+    profiles = [name for name in str(config.getoption("--smi-profile")).split(",") if name]
+    versions = [name for name in str(config.getoption("--smi-versions")).split(",") if name]
+    ids = [name for name in str(config.getoption("--smi-case")).split(",") if name]
+    for name in profiles:
+        if name not in PROFILES:
+            raise pytest.UsageError(f"unknown profile {name}; known: {', '.join(PROFILES)}")
+    claimed = profiles or list(load(Path(config.getoption("--smi-target"))).profiles)
+    return (
+        bool(set(instance.entry.profiles) & set(claimed))
+        and (not versions or instance.version in versions)
+        and (not ids or instance.entry.id in ids)
+    )
+
+
+def instance_of(item: pytest.Item) -> Instance | None:
+    """Return the case that a test plays."""
+    callspec = getattr(item, "callspec", None)
+    found = callspec.params.get(_ITEM) if callspec is not None else None
+    return found if isinstance(found, Instance) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the cases that were asked for."""
+    ours = [item for item in items if instance_of(item) is not None]
+    if not ours:
+        return
+    if not config.getoption("--smi-target"):
+        gone = ours
+    else:
+        try:
+            gone = [item for item in ours if not _wanted(config, instance_of(item))]  # type: ignore[arg-type]
+        except TargetError as error:
+            raise pytest.UsageError(str(error)) from error
+    if gone:
+        config.hook.pytest_deselected(items=gone)
+        dropped = {id(item) for item in gone}
+        items[:] = [item for item in items if id(item) not in dropped]
+
+
+def harness_of(config: pytest.Config) -> Harness:
+    """Return the harness that was asked for."""
+    target = load(Path(config.getoption("--smi-target")))
+    if config.getoption("--smi-harness") == "kubernetes":
+        return KubernetesHarness(target, str(config.getoption("--smi-context")))
+    return LocalHarness(target)
+
+
+def rules_of(config: pytest.Config, deadline: float) -> Rules:
+    """Return the numbers of the run."""
+    base = QUICK if config.getoption("--smi-quick") else Rules()
+    chosen = float(config.getoption("--smi-deadline")) or deadline
+    return Rules(
+        chosen, base.samples, base.k, base.quiet, base.denials, base.denial_seconds, base.quick, base.seed
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start to play everything that was selected."""
+    config = session.config
+    selected = [found for item in session.items if (found := instance_of(item)) is not None]
+    if not selected or config.getoption("collectonly"):
+        return
+    target = load(Path(config.getoption("--smi-target")))
+    run = Run(target, harness_of(config), rules_of(config, target.deadline), int(config.getoption("--smi-parallel")))
+    config.stash[RUN] = run
+    config.pluginmanager.register(Progress(len(selected)), "smi-progress")
+    run.start(selected, keep=bool(config.getoption("--smi-keep")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the run and write the report, also of a run that was interrupted."""
+    run = session.config.stash.get(RUN, None)
+    if run is None:
+        return
+    run.stop()
+    path = str(session.config.getoption("--smi-report"))
+    if path:
+        try:
+            report.write(report.build(run), Path(path))
+        except OSError as error:
+            sys.stderr.write(f"the report could not be written: {path}: {error}\n")
+
+
+class Progress:
+    """Says on stdout how far the run is: a line that moves on a terminal, one line for each result elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._counts: Counter[str] = Counter()
+        self._started = time.monotonic()
+        self._terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Print one outcome."""
+        self._counts[outcome.worst] += 1
+        done = sum(self._counts.values())
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(self._counts.items()))
+        seconds = time.monotonic() - self._started
+        out: Any = sys.__stdout__
+        bad = outcome.worst in {"failed", "error"}
+        line = f"{outcome.worst:12} {outcome.instance.id:18} {outcome.reason}".rstrip()
+        if self._terminal:
+            out.write("\r\x1b[K")
+        if bad or not self._terminal:
+            out.write(line + "\n")
+        if self._terminal:
+            out.write(f"{done}/{self._total} {seconds:.0f} s: {counts}")
+            out.write("\n" if done == self._total else "")
+        elif done == self._total:
+            out.write(f"{done}/{self._total} in {seconds:.0f} s: {counts}\n")
+        out.flush()
+
+
+def play(request: pytest.FixtureRequest, instance: Instance) -> None:
+    """Wait for one outcome and turn it into what pytest knows: pass, fail, skip."""
+    run = request.config.stash.get(RUN, None)
+    if run is None:
+        pytest.skip("no --smi-target")
+    outcome = run.result(instance)
+    progress: Any = request.config.pluginmanager.getplugin("smi-progress")
+    if progress is not None and int(request.config.getoption("verbose")) <= 0:
+        progress.tell(outcome)
+    if outcome.worst == "error":
+        pytest.fail(f"error, no verdict: {outcome.reason}", pytrace=False)
+    if outcome.worst == "failed":
+        failed = "; ".join(f"{item.level}: {item.reason}" for item in outcome.verdicts if item.result == "failed")
+        pytest.fail(failed, pytrace=False)
+    if outcome.worst in {"skipped", "notServed", "notSupported"}:
+        pytest.skip(outcome.reason)

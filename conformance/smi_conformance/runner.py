@@ -1,0 +1,262 @@
+"""Plays cases: several at a time, those that measure time alone, in a loop of its own beside pytest.
+
+pytest asks for one result after another and waits; here the cases run concurrently in the places of a pool. What the
+harness can't do is decided before a case starts; what breaks in between is an error, never a verdict; and when the
+run is interrupted, what was learned so far stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from smi_conformance import catalog
+from smi_conformance.catalog import GROUPS, Entry
+from smi_conformance.model import versions_for
+from smi_conformance.places import Pool
+from smi_conformance.protocol import Harness, HarnessError
+from smi_conformance.registry import Registered, cases
+from smi_conformance.render import UnsayableError
+from smi_conformance.target import Target
+from smi_conformance.trial import Failure, Notes, Rules, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One case under one version."""
+
+    entry: Entry
+    version: str
+
+    @property
+    def id(self) -> str:
+        """Return the name under which it runs and is reported."""
+        return f"{self.entry.id}[{self.version}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result of one level of one instance."""
+
+    level: str
+    result: str  # passed, failed, skipped, notSupported, notServed, observed, error
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything about one instance."""
+
+    instance: Instance
+    verdicts: tuple[Verdict, ...]
+    notes: Notes = field(default_factory=Notes)
+    milliseconds: float = 0.0
+
+    @property
+    def worst(self) -> str:
+        """Return the result that says most: error, failed, skipped, passed, ..."""
+        found = {verdict.result for verdict in self.verdicts}
+        for result in ("error", "failed", "skipped", "notServed", "notSupported", "passed", "observed"):
+            if result in found:
+                return result
+        return "observed"
+
+    @property
+    def reason(self) -> str:
+        """Return why, in one line."""
+        return next((verdict.reason for verdict in self.verdicts if verdict.result == self.worst), "")
+
+
+def instances() -> tuple[Instance, ...]:
+    """Return every case under every version that has it."""
+    entries = catalog.entries()
+    return tuple(Instance(entries[name], version) for name in cases() for version in entries[name].versions)
+
+
+def _same(entry: Entry, result: str, reason: str) -> tuple[Verdict, ...]:
+    return tuple(Verdict(check.level, result, reason) for check in entry.checks)
+
+
+class Run:
+    """One run against one harness."""
+
+    def __init__(self, target: Target, harness: Harness, rules: Rules, parallel: int = 6) -> None:
+        self.target = target
+        self.harness = harness
+        self.rules = rules
+        self.parallel = parallel
+        self.outcomes: dict[str, Outcome] = {}
+        self.broken = ""
+        self.namespaces_left: tuple[str, ...] = ()
+        self._futures: dict[str, Future[Outcome]] = {}
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._keep = False
+
+    # ------------------------------------------------------------------------------------------ seen from pytest
+
+    def start(self, selected: Sequence[Instance], *, keep: bool = False) -> None:
+        """Begin to play; results come in with `result`."""
+        self._keep = keep
+        self._futures = {instance.id: Future() for instance in selected}
+        self._thread = threading.Thread(target=self._main, args=(tuple(selected),), name="conformance", daemon=True)
+        self._thread.start()
+
+    def result(self, instance: Instance) -> Outcome:
+        """Wait for the outcome of one instance."""
+        while True:
+            try:
+                return self._futures[instance.id].result(timeout=0.5)  # short, so that ^C is noticed
+            except TimeoutError:
+                if self._thread is None or not self._thread.is_alive():
+                    raise HarnessError(self.broken or "the run ended early") from None
+
+    def stop(self, patience: float = 60.0) -> None:
+        """End the run, finished or not, and remove everything that it created."""
+        if self._thread is None or self._loop is None:
+            return
+        if self._thread.is_alive() and not all(future.done() for future in self._futures.values()):
+            self._loop.call_soon_threadsafe(self._cancel)
+        self._thread.join(patience)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    # ---------------------------------------------------------------------------------------------- seen from inside
+
+    def _main(self, selected: tuple[Instance, ...]) -> None:
+        with asyncio.Runner() as runner:
+            self._loop = runner.get_loop()
+            try:
+                runner.run(self._everything(selected))
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                self.broken = self.broken or "interrupted"
+            except BaseException as error:  # noqa: BLE001 - told by whoever waits for a result
+                self.broken = f"{type(error).__name__}: {error}"
+        for instance in selected:
+            if not self._futures[instance.id].done():
+                reason = self.broken or "the run ended early"
+                self._finish(Outcome(instance, _same(instance.entry, "error", reason)))
+
+    async def _everything(self, selected: tuple[Instance, ...]) -> None:
+        self._task = asyncio.current_task()
+        try:
+            await self.harness.start()
+        except HarnessError as error:
+            self.broken = str(error)
+            await self.harness.stop()
+            return
+        pool = Pool(self.harness, secrets.token_hex(2) if self.harness.name == "kubernetes" else "")
+        try:
+            for hook, batch in self._phases(selected):
+                if hook:
+                    await self.harness.hook(hook)
+                together = [item for item in batch if not cases()[item.entry.id].alone]
+                await self._play_all(pool, together, self.parallel)
+                await self._play_all(pool, [item for item in batch if cases()[item.entry.id].alone], 1)
+        finally:
+            if self._keep:
+                self.namespaces_left = pool.namespaces()
+            else:
+                await self.harness.stop() if self.harness.name == "local" else await _clean(pool, self.harness)
+
+    def _phases(self, selected: Iterable[Instance]) -> list[tuple[str, list[Instance]]]:
+        """Return what may run together: one mode of access control for the whole mesh, or one for each namespace."""
+        selected = list(selected)
+        if self.target.permissive_by_namespace or not self.target.hooks.get("permissive"):
+            return [("", selected)]
+        table = cases()
+        phases = [
+            ("permissive", [item for item in selected if not table[item.entry.id].enforced]),
+            ("enforce", [item for item in selected if table[item.entry.id].enforced]),
+        ]
+        return [phase for phase in phases if phase[1]]
+
+    async def _play_all(self, pool: Pool, batch: list[Instance], width: int) -> None:
+        queue = list(reversed(batch))
+
+        async def worker() -> None:
+            while queue:
+                self._finish(await self._play(pool, queue.pop()))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(width, len(batch))):
+                group.create_task(worker())
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.instance.id] = outcome
+        future = self._futures[outcome.instance.id]
+        if not future.done():
+            future.set_result(outcome)
+
+    def _before(self, instance: Instance) -> tuple[Verdict, ...]:
+        """Return the verdicts of an instance that can't be played, and why."""
+        entry, served = instance.entry, self.harness.served
+        group = GROUPS[entry.group]
+        if instance.version not in served.get(group, ()):
+            return _same(entry, "notServed", f"{group}/{instance.version} is not served")
+        if entry.feature and entry.feature not in self.target.features:
+            return _same(entry, "notSupported", f"the feature {entry.feature} is not claimed")
+        missing = [need for need in entry.needs if need not in self.harness.capabilities]
+        if missing:
+            return _same(entry, "skipped", f"the {self.harness.name} harness lacks: {', '.join(missing)}")
+        return ()
+
+    async def _play(self, pool: Pool, instance: Instance) -> Outcome:
+        if verdicts := self._before(instance):
+            return Outcome(instance, verdicts)
+        if self.broken:
+            return Outcome(instance, _same(instance.entry, "error", self.broken))
+        registered = cases()[instance.entry.id]
+        versions = versions_for(instance.entry.group, instance.version)
+        trial = Trial(self.harness, pool, self.rules, (instance.version, versions))
+        started = time.monotonic()
+        error = ""
+        try:
+            await registered.play(trial)
+        except Failure as failure:
+            first = instance.entry.checks[0].level
+            trial.notes.failures.setdefault(first, str(failure))
+        except HarnessError as trouble:
+            error = str(trouble)
+        except UnsayableError as trouble:
+            error = f"the suite asks {instance.version} for what it can't say: {trouble}"
+        except Exception as trouble:  # noqa: BLE001 - a broken case is an error of ours and must not end the run
+            error = f"{type(trouble).__name__}: {trouble}"
+        finally:
+            try:
+                await trial.close()
+            except HarnessError as trouble:
+                error = error or f"cleaning up: {trouble}"
+        took = (time.monotonic() - started) * 1000
+        if error:
+            return Outcome(instance, _same(instance.entry, "error", error), trial.notes, took)
+        return Outcome(instance, _verdicts(instance.entry, registered, trial.notes), trial.notes, took)
+
+
+def _verdicts(entry: Entry, registered: Registered, notes: Notes) -> tuple[Verdict, ...]:
+    """Return a verdict for each level of the case; a provisional one only says that something was observed."""
+    del registered
+    found: list[Verdict] = []
+    for check in entry.checks:
+        failure = notes.failures.get(check.level, "")
+        if check.level == "provisional":
+            found.append(Verdict(check.level, "observed", failure))
+        else:
+            found.append(Verdict(check.level, "failed" if failure else "passed", failure))
+    return tuple(found)
+
+
+async def _clean(pool: Pool, harness: Harness) -> None:
+    await pool.close()
+    await harness.stop()
+
+
+Say = Callable[[str], None]

@@ -1,0 +1,338 @@
+"""What a case works with: places with workloads, objects that go away by themselves, and the ways of asserting.
+
+The rules of asserting are here and nowhere else. *Convergence* is k good answers in a row with every expected backend
+seen and all checks inside of the loop (`eventually`). *Weights* are one sample against exact windows (`shares`). A
+*denial* stands between two positive controls and is proved by the server's ledger (`denied`). Nothing is retried: what
+fails here has failed. A provisional check can't fail; what was seen becomes a reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from smi_conformance import render
+from smi_conformance.model import Obj, Service, ServiceAccount, Versions
+from smi_conformance.places import Place, Pool
+from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Reply, Req
+from smi_conformance.render import Manifest
+from smi_conformance.statistics import ALPHA, SLACK, windows
+
+
+class Failure(AssertionError):  # noqa: N818 - a verdict about the implementation, not an error of ours
+    """The implementation did something else than the rule says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The numbers of a run."""
+
+    deadline: float = 30.0
+    samples: int = 2000
+    k: int = 20
+    quiet: float = 1.0
+    denials: int = 20
+    denial_seconds: float = 2.0
+    quick: bool = False
+    seed: int = 7
+
+    def size(self, full: int) -> int:
+        """Scale a number of requests that a case asks for."""
+        return full if not self.quick else max(200, full // 4)
+
+
+QUICK = Rules(samples=500, quiet=0.3, denial_seconds=0.6, quick=True)
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a case saw; the report is made from it."""
+
+    observed: dict[str, Any] = field(default_factory=dict)
+    readings: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    converged: list[float] = field(default_factory=list)
+
+
+_SERIAL = itertools.count(1)
+
+
+class Trial:
+    """One case under one version."""
+
+    def __init__(self, harness: Harness, pool: Pool, rules: Rules, version: tuple[str, Versions]) -> None:
+        self.harness = harness
+        self.rules = rules
+        self.version, self.versions = version
+        self.notes = Notes()
+        self.serial = next(_SERIAL)
+        self._pool = pool
+        self._places: list[Place] = []
+        self._objects: dict[tuple[str, str, str], Manifest] = {}
+        self._extra: list[App] = []
+        self._tokens = itertools.count(1)
+        self._received: dict[str, list[Any]] = {}
+        self._kept: dict[str, App] = {}
+        self._t0 = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------- places and objects
+
+    async def place(self, layout: Sequence[App], *, enforced: bool) -> Place:
+        """Take a namespace with these workloads; nobody else has it meanwhile."""
+        found = await self._pool.take(tuple(layout), enforced=enforced)
+        self._places.append(found)
+        return found
+
+    async def deploy(self, place: Place, app: App) -> tuple[App, tuple[Pod, ...]]:
+        """Start one more workload in a place, for this case alone (or change its replicas)."""
+        here = App(app.name, place.namespace, app.account, app.labels, app.ports, app.replicas, app.meshed)
+        pods = await self.harness.deploy(here)
+        self._extra = [other for other in self._extra if other.key != here.key] + [here]
+        return here, pods
+
+    async def undeploy(self, app: App) -> None:
+        """Stop a workload that this case started."""
+        await self.harness.undeploy(app)
+        self._extra = [other for other in self._extra if other.key != app.key]
+
+    def name(self, base: str) -> str:
+        """Return a name that no earlier case has used."""
+        return f"{base}-{self.serial}"
+
+    def manifest(self, obj: Obj | Manifest) -> Manifest:
+        """Return the manifest of an object under the versions of this trial."""
+        if isinstance(obj, dict):
+            return obj
+        as_list = self.harness.environment.get("headersEncoding") == "list"
+        return render.render(obj, self.versions, as_list)
+
+    async def apply(self, *objs: Obj | Manifest) -> None:
+        """Write objects; one that is refused fails the case. They are deleted when the case is over."""
+        for result, obj in zip(await self.try_apply(*objs), objs, strict=True):
+            if not result.accepted:
+                manifest = self.manifest(obj)
+                raise Failure(f"{manifest['kind']} was refused with {result.code}: {result.message}")
+
+    async def try_apply(self, *objs: Obj | Manifest) -> list[ApiResult]:
+        """Write objects and return what the API said."""
+        manifests = [self.manifest(obj) for obj in objs]
+        for manifest in manifests:
+            self._objects[_key(manifest)] = manifest
+        self._t0 = time.monotonic()
+        return await self.harness.apply(manifests)
+
+    async def delete(self, *objs: Obj | Manifest) -> None:
+        """Delete objects."""
+        manifests = [self.manifest(obj) for obj in objs]
+        for manifest in manifests:
+            self._objects.pop(_key(manifest), None)
+        self._t0 = time.monotonic()
+        await self.harness.delete(manifests)
+
+    async def close(self) -> None:
+        """Delete what the case made and give its places back."""
+        for name, app in self._kept.items():
+            await self.harness.close_connection(app, name)
+        if self._objects:
+            await self.harness.delete(list(reversed(self._objects.values())))
+        for app in self._extra:
+            await self.harness.undeploy(app)
+        for place in self._places:
+            await self._pool.give_back(place)
+
+    # ------------------------------------------------------------------------------------------------------ traffic
+
+    async def send(self, client: App, req: Req, batch: Batch) -> list[Reply]:
+        """Send a batch."""
+        token = f"{self.serial}x{next(self._tokens)}"
+        if batch.kept:
+            self._kept[batch.kept] = client
+        return await self.harness.send(client, req, batch, token)
+
+    async def eventually(
+        self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
+    ) -> list[Reply]:
+        """Wait until k answers in a row are good and every workload in `see` has answered; return them."""
+        k, rules = k or self.rules.k, self.rules
+        quiet = rules.quiet if k >= rules.k else 0.0
+        end = time.monotonic() + rules.deadline
+        streak: list[Reply] = []
+        began, size, wrong = 0.0, max(1, k // 2), ""
+        pause = 0.02
+        while True:
+            sent = time.monotonic()
+            replies = await self.send(client, req, Batch(n=size, concurrency=4, timeout=min(3.0, rules.deadline)))
+            bad = next((reply for reply in replies if not good(reply)), None)
+            if bad is None:
+                began = began if streak else sent
+                streak += replies
+                missing = set(see) - {reply.app for reply in streak}
+                if len(streak) >= k and not missing and time.monotonic() - began >= quiet:
+                    self.notes.converged.append(began - self._t0)
+                    return streak
+                wrong = f"never answered: {', '.join(sorted(missing))}" if missing else wrong
+                size = min(200, size * 2) if len(streak) >= k and missing else max(1, k // 4)
+                pause = quiet / 2
+            else:
+                streak, wrong, size, pause = [], str(bad), max(1, min(4, k // 2)), min(0.2, pause * 1.5)
+            if time.monotonic() > end:
+                raise Failure(f"{what}: not within {rules.deadline:g} s; last seen: {wrong}")
+            await asyncio.sleep(max(pause, 0.02))
+
+    async def reaches(self, client: App, req: Req, *apps: str, k: int = 0) -> None:
+        """Wait until requests reach exactly these workloads, all of them."""
+        what = f"requests reach {' and '.join(apps)}"
+        wanted = set(apps)
+        await self.eventually(client, req, lambda reply: reply.ok and reply.app in wanted, what, see=wanted, k=k)
+
+    async def shares(
+        self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = ""
+    ) -> dict[str, int]:
+        """Check the shares of a sample: exact windows, and nothing at all for a share of zero."""
+        wanted = {name for name, share in shares.items() if share > 0}
+        see = {name for name, share in shares.items() if share >= 0.05}
+        await self.eventually(client, req, lambda reply: reply.ok and reply.app in wanted, "only backends answer", see=see)
+        n = self.rules.size(n) if n else self.rules.samples
+        replies = await self.send(client, req, Batch(n=n, concurrency=8, connection="half"))
+        bad = next((reply for reply in replies if not reply.ok), None)
+        if bad is not None or len(replies) != n:
+            raise Failure(f"{len(replies)} of {n} answered, one with: {bad}")
+        counts = Counter(reply.app for reply in replies)
+        accepted = windows(n, shares, ALPHA, SLACK)
+        self.notes.observed[note or "counts"] = {
+            name: {"count": counts[name], "accept": [accepted[name].low, accepted[name].high]} for name in shares
+        }
+        strays = {name: count for name, count in counts.items() if name not in shares}
+        if strays:
+            raise Failure(f"workloads that are no backend answered: {strays}")
+        for name, room in accepted.items():
+            if counts[name] not in room:
+                share = shares[name]
+                raise Failure(f"{name} got {counts[name]} of {n}, accepted for {share:.4g}: {room.low} to {room.high}")
+        return dict(counts)
+
+    async def sample(self, client: App, req: Req, n: int, **how: Any) -> Counter[str]:
+        """Send n requests and count who answered; what was not answered counts under its outcome."""
+        replies = await self.send(client, req, Batch(n=n, concurrency=8, **how))
+        return Counter(reply.app if reply.ok else _seen(reply) for reply in replies)
+
+    async def allowed(self, client: App, req: Req, *, k: int = 5, what: str = "") -> None:
+        """Wait until requests are answered by a workload."""
+        await self.eventually(client, req, lambda reply: reply.ok, what or f"{_say(client, req)} is allowed", k=k)
+
+    async def closed(self, client: App, req: Req, *, k: int = 5) -> None:
+        """Wait until requests are no longer answered: before a denial is proved, or to begin from a closed state."""
+        await self.eventually(client, req, lambda reply: not reply.ok, f"{_say(client, req)} is denied", k=k)
+
+    async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
+        """Prove a denial: control, then requests that no server receives, then control again."""
+        await self.allowed(*control, k=3, what=f"the control ({_say(*control)}) works")
+        await self.closed(client, req)
+        return await self.not_received(client, req, control)
+
+    async def not_received(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
+        """Prove that requests arrive nowhere, whatever the client is told."""
+        rules = self.rules
+        timeout = 0.3 if req.kind == "udp" else 3.0
+        interval = rules.denial_seconds / rules.denials
+        batch = Batch(n=rules.denials, concurrency=4, interval=interval, timeout=timeout)
+        replies = await self.send(client, req, batch)
+        leaks = [reply for reply in replies if reply.ok]
+        if leaks:
+            raise Failure(f"{_say(client, req)}: {len(leaks)} of {len(replies)} were answered, by {leaks[0]}")
+        received = await self.received({reply.token for reply in replies})
+        if received:
+            raise Failure(f"{_say(client, req)}: {len(received)} of {len(replies)} arrived at {received[0].pod}")
+        after = await self.send(*control, Batch(n=3, concurrency=1))
+        if not all(reply.ok for reply in after):
+            raise Failure(f"the control ({_say(*control)}) stopped working: {after[-1]}")
+        return replies
+
+    async def received(self, tokens: Collection[str]) -> list[Any]:
+        """Return the receipts that servers of our places have for these tokens."""
+        await asyncio.sleep(0.05)
+        for app in [*(app for place in self._places for app in place.apps.values()), *self._extra]:
+            if app.ports:
+                for item in await self.harness.receipts(app):
+                    self._received.setdefault(item.token, []).append(item)
+        return [item for token in tokens for item in self._received.get(token, ())]
+
+    # ------------------------------------------------------------------------------------------------ other verdicts
+
+    async def said(self, obj: Obj | Manifest, *words: str) -> Event:
+        """Wait until something that holds all these words was said about an object."""
+        manifest = self.manifest(obj)
+        end = time.monotonic() + min(self.rules.deadline, 10.0)
+        events: list[Event] = []
+        while time.monotonic() < end:
+            events = await self.harness.events(manifest)
+            for event in events:
+                if all(word in f"{event.reason} {event.message}" for word in words):
+                    return event
+            await asyncio.sleep(0.05)
+        told = "; ".join(f"{event.reason}: {event.message}" for event in events) or "nothing"
+        raise Failure(f"nothing about {manifest['kind']} {manifest['metadata']['name']} names {words}; said: {told}")
+
+    def reading(self, key: str, value: str) -> None:
+        """Write down what was observed where the specification is silent."""
+        self.notes.readings[key] = value
+
+    @contextlib.asynccontextmanager
+    async def provisional(self, key: str) -> AsyncIterator[None]:
+        """Run a check whose failure is an observation."""
+        try:
+            yield
+        except Failure as failure:
+            self.notes.readings[key] = f"otherwise: {failure}"
+
+    @contextlib.asynccontextmanager
+    async def level(self, level: str) -> AsyncIterator[None]:
+        """Run a check of another level than the case's first; its failure counts there."""
+        try:
+            yield
+        except Failure as failure:
+            self.notes.failures[level] = str(failure)
+
+    def check(self, fact: bool, message: str) -> None:  # noqa: FBT001
+        """Fail unless a fact holds."""
+        if not fact:
+            raise Failure(message)
+
+    @property
+    def trust_domain(self) -> str:
+        """Return the SPIFFE trust domain of the mesh."""
+        return str(self.harness.environment.get("trustDomain", "cluster.local"))
+
+    def needs(self, capability: str) -> bool:
+        """Tell whether the harness can do something that only a part of a case needs."""
+        return capability in self.harness.capabilities
+
+
+def _key(manifest: Manifest) -> tuple[str, str, str]:
+    return manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]
+
+
+def _seen(reply: Reply) -> str:
+    return str(reply.status) if reply.status else reply.outcome
+
+
+def _say(client: App, req: Req) -> str:
+    where = req.pod or req.service
+    return f"{req.method} {req.path} on {where}:{req.port} ({req.kind}) by {client.key}"
+
+
+def enough(share: float, odds: float = 1e-6) -> int:
+    """Return how many requests see a backend of that share except for these odds."""
+    return math.ceil(math.log(odds) / math.log1p(-share))
+
+
+__all__ = [
+    "QUICK", "Failure", "HarnessError", "Notes", "Obj", "Place", "Rules", "Service", "ServiceAccount", "Trial", "enough",
+]  # fmt: skip
