@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 from smi_adapter import paths, regex
-from smi_adapter.findings import Finding, Ref
+from smi_adapter.findings import Ref
 from smi_adapter.mesh import (
     AccessMode,
     AccessRule,
@@ -366,19 +366,7 @@ def _text(key: Key) -> str:
     return f"{key[0]}/{key[1]}"
 
 
-def concerning(mesh: Mesh, request: Request, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return the findings that may bear on a request: all on objects of the destination's namespace, or of none.
-
-    A target that grants nothing has left no trace in the Mesh, so being mentioned by it cannot be the test.
-    """
-    service = mesh.services.get(request.service)
-    origins = {route.origin for port in service.ports for route in port.routes} if service is not None else set()
-    return tuple(
-        item for item in findings if item.subject.namespace in ("", request.service[0]) or item.subject in origins
-    )
-
-
-def as_data(verdict: Verdict, findings: Iterable[Finding] = ()) -> dict[str, Any]:
+def as_data(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as plain data, as `explain -o json` prints it; an arm has `access` only where arms differ."""
     mixed = len({arm.access for arm in verdict.arms if arm.status is None}) > 1
     return {
@@ -386,18 +374,6 @@ def as_data(verdict: Verdict, findings: Iterable[Finding] = ()) -> dict[str, Any
         "by": [_grounds_data(grounds) for grounds in verdict.by],
         "why": verdict.why,
         "arms": [_arm_data(arm, mixed=mixed) for arm in verdict.arms],
-        "findings": [
-            {
-                "code": item.code,
-                "name": item.name,
-                "severity": item.severity.value,
-                "object": str(item.subject),
-                "field": item.field,
-                "message": item.message,
-                "hint": item.hint,
-            }
-            for item in findings
-        ],
     }
 
 

@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smi_adapter.evaluate import Request, Verdict, as_data, concerning, evaluate
+from smi_adapter.evaluate import Request, Verdict, as_data, evaluate
 from smi_adapter.findings import Ref
 from smi_adapter.mesh import Mesh
 from smi_adapter.smi.objects import HTTPMatch, Meta, SplitBackend, TrafficSplit
@@ -87,7 +87,7 @@ def test_data_is_short_where_nothing_is_odd() -> None:
             "match": "books",
         }
     ]
-    assert sorted(data) == ["access", "arms", "by", "findings", "why"]
+    assert sorted(data) == ["access", "arms", "by", "why"]
 
 
 def test_an_error_is_an_arm_with_a_status() -> None:
@@ -105,15 +105,6 @@ def test_what_is_not_there_is_told() -> None:
 def test_header_with_an_underscore_gets_400() -> None:
     verdict = strict().ask("buyer", "bookstore", "GET", "/books", headers={"x_y": "1"})
     assert [arm.status for arm in verdict.arms] == [400]
-
-
-def test_findings_that_may_bear_on_a_request_are_those_of_the_destinations_namespace() -> None:
-    world = strict().target("bad", "bookstore", ("http:gone",), ("thief",)).target("far", "x", (), (), ns="other")
-    request = Request("spiffe://cluster.local/ns/default/sa/thief", (NS, "bookstore"), 80)
-    found = concerning(world.mesh(), request, world.translate().findings)
-    assert {item.subject.name for item in found} == {"bad", "everything"}
-    codes = [item["code"] for item in as_data(world.ask("thief", "bookstore"), found)["findings"]]
-    assert codes == ["SMI0202", "SMI0301"]
 
 
 # ---------------------------------------------------------------------------------------------- properties
