@@ -23,7 +23,7 @@ from smi_conformance.model import Obj, Service, ServiceAccount, Versions
 from smi_conformance.places import Place, Pool
 from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Reply, Req
 from smi_conformance.render import Manifest
-from smi_conformance.statistics import ALPHA, SLACK, windows
+from smi_conformance.statistics import ALPHA, EXPECTED, SLACK, SMALL, windows
 
 
 class Failure(AssertionError):  # noqa: N818 - a verdict about the implementation, not an error of ours
@@ -200,6 +200,8 @@ class Trial:
         see = {name for name, share in shares.items() if share >= 0.05}
         await self.eventually(client, req, lambda reply: reply.ok and reply.app in wanted, "only backends answer", see=see)
         n = self.rules.size(n) if n else self.rules.samples
+        # The rarest backend has to be expected 20 times, or getting nothing would be within its window.
+        n = max([n, *(math.ceil(EXPECTED / share) for share in shares.values() if 0 < share < SMALL)])
         replies = await self.send(client, req, Batch(n=n, concurrency=8, connection="half"))
         bad = next((reply for reply in replies if not reply.ok), None)
         if bad is not None or len(replies) != n:

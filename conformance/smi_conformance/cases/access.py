@@ -234,8 +234,10 @@ async def an_empty_target_opens_nothing(t: Trial) -> None:
                 if accepted:
                     await t.denied(h.who("alice"), h.to(), control)
                 t.reading(key, "nothing")
-        elif accepted:
-            await t.denied(h.who("alice"), h.to(), control)
+        else:
+            if accepted:
+                await t.denied(h.who("alice"), h.to(), control)
+            t.reading(key, "nothing")
         await t.delete(target)
 
 
