@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -44,13 +45,12 @@ _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 class LocalOptions:
     """How to run: `state` takes the run's files; without `applications`, only proxies are started.
 
-    `environment` is what applications get beside what their specs say.
+    `environment` is what applications get beside what their specs say; they start in the directory of the files.
     """
 
     settings: Settings
     state: Path
     applications: bool = True
-    home: Path = field(default_factory=Path.cwd)
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -78,7 +78,7 @@ class LocalMesh:
         self._port = 0
         setup = Setup(
             state=options.state,
-            home=options.home,
+            home=self.path if self.path.is_dir() else self.path.parent,
             bootstrap=self._bootstrap,
             envoy=find_envoy(os.environ),
             environment={**inherited(os.environ), **options.environment},
@@ -111,9 +111,14 @@ class LocalMesh:
     async def _follow(self) -> None:
         """Carry each batch of the source through the compiler to the proxies."""
         async for batch in self.source:
+            first = self.compiled is None
             self._take(batch)
+            await asyncio.sleep(0)  # the streams write before anything else is done with the batch
             self.runtime.apply(batch)
             self._say()
+            if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
+                gc.collect()
+                gc.freeze()
 
     def _take(self, batch: Batch) -> None:
         changes = {**self._failed, **batch}

@@ -13,9 +13,8 @@ _ESCAPED_SLASH = re.compile(r"%(?:2[fF]|5[cC])")
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
 _VISIBLE = re.compile(r"[!-~]*")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_ESCAPED_AS_SENT = {ord(character): f"%{ord(character):02X}" for character in '"<>^`{|}'}
+_ESCAPED_AS_SENT = {character: f"%{ord(character):02X}" for character in '"<>^`{|}'}
 _DOT_WITH_PARAMETERS = re.compile(r"(\.\.?);")
-_SLASHES = re.compile(r"/{2,}")
 
 
 def refusal(path: str) -> str:
@@ -29,7 +28,7 @@ def refusal(path: str) -> str:
     bare = path.partition("?")[0]
     if _ESCAPED_SLASH.search(bare):
         return "the path holds an escaped slash (%2F or %5C)"
-    if "%00" in bare:
+    if "%00" in _without_parameters(bare):
         return "the path holds an escaped NUL"
     return ""
 
@@ -39,22 +38,39 @@ def normalised(path: str) -> str:
 
     Doing it twice can go further than doing it once (`%2e%2e;x`), and a request passes two proxies.
     """
-    segments = path.partition("?")[0].split("/")
-    text = "/".join(_without_parameters(segment) for segment in segments)
-    text = _ESCAPE.sub(_unescaped, text.replace("\\", "/")).translate(_ESCAPED_AS_SENT)
-    return _SLASHES.sub("/", _resolved(text))
+    return _merged(_resolved(_unescaped(_without_parameters(path.partition("?")[0]).replace("\\", "/"))))
 
 
-def _without_parameters(segment: str) -> str:
-    """Read `..;a=b` as `..`, as many servers do."""
-    found = _DOT_WITH_PARAMETERS.match(segment)
-    return found.group(1) if found else segment
+def _without_parameters(path: str) -> str:
+    """Read a segment `..;a=b` as `..`, as many servers do."""
+    found = ((_DOT_WITH_PARAMETERS.match(segment), segment) for segment in path.split("/"))
+    return "/".join(match.group(1) if match else segment for match, segment in found)
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    """Undo the escaping of a character that never needs it; `%252e` therefore stays as it is."""
-    code = int(found.group(1), 16)
-    return chr(code) if code in _UNRESERVED else found.group(0)
+def _unescaped(text: str) -> str:
+    """Undo the escaping of characters that never need it, and escape a few that do; `%252e` stays as it is.
+
+    A percent sign that begins no escape must not become one by what is undone behind it: `%2%41` is `%252A`.
+    """
+    out: list[str] = []
+    stray = -3
+    at = 0
+    while at < len(text):
+        escape = _ESCAPE.match(text, at)
+        if escape is None:
+            if text[at] == "%":
+                stray = len(out)
+            out.extend(_ESCAPED_AS_SENT.get(text[at], text[at]))
+            at += 1
+            continue
+        at = escape.end()
+        if int(escape.group(1), 16) not in _UNRESERVED:
+            out.extend(escape.group(0))
+            continue
+        out.append(chr(int(escape.group(1), 16)))
+        if stray >= len(out) - 3 and _ESCAPE.match("".join(out[stray:])):
+            out[stray + 1 : stray + 1] = "25"
+    return "".join(out)
 
 
 def _resolved(text: str) -> str:
@@ -71,3 +87,10 @@ def _resolved(text: str) -> str:
         else:
             kept.append(segment)
     return "/" + "/".join(kept)
+
+
+def _merged(text: str) -> str:
+    """Merge repeated slashes; a path of nothing else keeps two, the one at its start and the one at its end."""
+    if "//" not in text:
+        return text
+    return "/" + "/".join(segment for segment in text.split("/") if segment) + ("/" if text.endswith("/") else "")

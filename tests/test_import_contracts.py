@@ -40,6 +40,7 @@ ALLOWED: Final = {
     "local": "from smi_adapter import app, runfolder, sources\nfrom smi_adapter.backends.envoy import bootstrap",
     "evaluate": "from smi_adapter import mesh, paths, regex",
     "dump": "from smi_adapter import findings",
+    "overlay": "",
     "paths": "",
     "runfolder": "import asyncio",
     "snapshot": "from smi_adapter.smi import objects",

@@ -8,7 +8,7 @@ accident into something that it does not mean. Nothing that is taken out opens a
 - access: what the backend lacks is not granted. Access rules only ever add (semantics.md T2), so one rule less is one
   permission less. Audit without audit is enforcement;
 - a backend without any access feature configures no workload's door. It gets no workloads at all, and each object
-  that asks for access is an error: somebody else decides there who may call whom (docs/adr/0030).
+  that asks for access is an error: somebody else decides there who may call whom (docs/adr/0017).
 
 Like translation it is a pure function of the whole Mesh that costs only what changed.
 """

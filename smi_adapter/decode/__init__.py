@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -34,6 +35,7 @@ from smi_adapter.decode.forms import (
     workload_of,
 )
 from smi_adapter.findings import Finding, Ref, finding
+from smi_adapter.overlay import GONE, edited
 from smi_adapter.smi import wire
 from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP, SPLIT_GROUP, Key, Meta
 from smi_adapter.snapshot import (
@@ -127,38 +129,33 @@ def apply(
 
 
 class _Draft:
-    """A Snapshot in the making: copies a table when it first changes, and no other."""
+    """A Snapshot in the making: edits, by table and key, on top of the last one."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._tables: dict[str, dict[Any, Any]] = {}
+        self._edits: dict[str, dict[Any, Any]] = {}
         self.changed: set[Ref] = set()
 
-    def _read(self, table: str) -> Mapping[Any, Any]:
-        if table in self._tables:
-            return self._tables[table]
+    def _read(self, table: str, key: object) -> Any:
+        edits = self._edits.get(table)
+        if edits is not None and key in edits:
+            return None if edits[key] is GONE else edits[key]
         if table == "service_accounts":
-            return dict.fromkeys(self._snapshot.service_accounts, True)
-        found: Mapping[Any, Any] = getattr(self._snapshot, table)
-        return found
+            return True if key in self._snapshot.service_accounts else None
+        return getattr(self._snapshot, table).get(key)
 
     def _write(self, table: str, key: object, value: object) -> bool:
         """Set or (None) remove a value; tell whether that changed anything. An equal value keeps the old object."""
-        old = self._read(table)
-        if old.get(key) == value:
+        if self._read(table, key) == value:
             return False
-        copy = self._tables.setdefault(table, dict(old))
-        if value is None:
-            del copy[key]
-        else:
-            copy[key] = value
+        self._edits.setdefault(table, {})[key] = GONE if value is None else value
         return True
 
     def put(self, ref: Ref, value: object, problems: tuple[Finding, ...]) -> None:
         """Take one decoded object in; S24 keeps the last good form of traffic objects that were there and are bad."""
         table, key = _TABLES.get((ref.group, ref.kind)), _key(ref)
         if table is not None:
-            if value is None and problems and table in _KEEPS_LAST_GOOD and key in self._read(table):
+            if value is None and problems and table in _KEEPS_LAST_GOOD and self._read(table, key) is not None:
                 problems = (*problems, *_kept(ref, table))
             elif self._write(table, key, value):
                 self.changed.add(ref)
@@ -167,13 +164,15 @@ class _Draft:
 
     def finish(self) -> Snapshot:
         """Return the new Snapshot, or the old one itself if nothing changed."""
-        if not self._tables:
-            return self._snapshot
-        names = Snapshot.__dataclass_fields__
-        tables: dict[str, Any] = {name: getattr(self._snapshot, name) for name in names}
-        for name, table in self._tables.items():
-            tables[name] = frozenset(table) if name == "service_accounts" else MappingProxyType(table)
-        return Snapshot(**tables)
+        tables: dict[str, Any] = {}
+        for name, edits in self._edits.items():
+            before = getattr(self._snapshot, name)
+            if name == "service_accounts":
+                kept = {key for key, value in edits.items() if value is not GONE}
+                tables[name] = (before - edits.keys()) | kept
+            else:
+                tables[name] = edited(before, edits)
+        return replace(self._snapshot, **tables) if tables else self._snapshot
 
 
 def _key(ref: Ref) -> Key | str:

@@ -91,7 +91,7 @@ class Tree:
         self._states: dict[Path, FileState] = {}
         self._held: dict[Path, dict[Ref, list[Found]]] = {}
         self._holders: dict[Ref, set[Path]] = {}
-        self._origins: dict[Ref, tuple[FileState, Found]] = {}
+        self._origins: dict[Ref, tuple[Path, Found]] = {}
         self._problems: dict[Path, tuple[Finding, ...]] = {}
         self._duplicates: dict[Ref, tuple[Finding, ...]] = {}
 
@@ -112,11 +112,11 @@ class Tree:
             self._held[path], self._states[path] = held, state
             if problems := tuple(state.problems()):
                 self._problems[path] = problems
-        for ref in before.keys() - held.keys():
-            self._holders[ref].discard(path)
-        for ref in held.keys() - before.keys():
-            self._holders.setdefault(ref, set()).add(path)
-        return {ref for ref in before.keys() | held.keys() if self._elect(ref)}
+        differing = {ref for ref in before.keys() | held.keys() if not _same(before.get(ref), held.get(ref))}
+        for ref in differing:
+            holders = self._holders.setdefault(ref, set())
+            (holders.add if ref in held else holders.discard)(path)
+        return {ref for ref in differing if self._elect(ref)}
 
     def _elect(self, ref: Ref) -> bool:
         """Choose which definition of an object counts; tell whether the object is another one now."""
@@ -125,10 +125,13 @@ class Tree:
         if not holders:
             del self._holders[ref], self._origins[ref]
             return self.objects.pop(ref, None) is not None
-        everywhere = [(self._states[path], found) for path in holders for found in self._held[path][ref]]
+        everywhere = [(path, found) for path in holders for found in self._held[path][ref]]
         first = everywhere[0]
         if len(everywhere) > 1:
-            self._duplicates[ref] = tuple(_duplicate(found, state, first) for state, found in everywhere[1:])
+            places = [f"{self._states[path].name}:{found.line}" for path, found in everywhere]
+            self._duplicates[ref] = tuple(
+                finding("SMI0508", ref, "", f"{place} defines it again; {places[0]} counts") for place in places[1:]
+            )
         self._origins[ref] = first
         raw, old = first[1].raw, self.objects.get(ref)
         if raw is old or raw == old:
@@ -146,7 +149,8 @@ class Tree:
             return Location(ref.name, 1)
         if ref not in self._origins:
             return None
-        state, found = self._origins[ref]
+        path, found = self._origins[ref]
+        state = self._states[path]
         for document in state.documents if field else ():
             if any(item is found for item in document.found):
                 return Location(state.name, document.line - 1 + line_of(document.text, field, found.item))
@@ -314,6 +318,8 @@ def _missing(item: Found) -> str:
     return f"this is no Kubernetes object: it has no {what}"
 
 
-def _duplicate(found: Found, state: FileState, first: tuple[FileState, Found]) -> Finding:
-    text = f"{state.name}:{found.line} defines it again; {first[0].name}:{first[1].line} counts"
-    return finding("SMI0508", found.ref, "", text)
+def _same(old: list[Found] | None, new: list[Found] | None) -> bool:
+    """Tell whether these are the very same findings of an object, so that nothing about it has changed."""
+    if old is None or new is None or len(old) != len(new):
+        return False
+    return all(one is other for one, other in zip(old, new, strict=True))

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from smi_adapter.findings import Finding, Ref, finding
+from smi_adapter.overlay import GONE, edited
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -70,45 +71,60 @@ class Members(Generic[K]):
 
 
 class Draft(Generic[K, V]):
-    """A mapping that is copied at its first change, so that the translation it came from stays as it was."""
+    """A mapping with edits on top, so that the translation it came from stays as it was."""
 
-    __slots__ = ("_changed", "_grown", "_values")
+    __slots__ = ("_base", "_edits", "_grown")
 
     def __init__(self, base: Mapping[K, V]) -> None:
-        self._values: Any = base
-        self._changed = False
+        self._base = base
+        self._edits: dict[K, V] = {}
         self._grown = False
 
     def get(self, key: K, /) -> V | None:
         """Return the entry, or None."""
-        found: V | None = self._values.get(key)
-        return found
+        if key in self._edits:
+            found = self._edits[key]
+            return None if found is GONE else found
+        return self._base.get(key)
 
     def put(self, key: K, value: V) -> None:
         """Set an entry."""
-        self._own()
-        self._grown = self._grown or key not in self._values
-        self._values[key] = value
+        self._grown = self._grown or key not in self._base
+        self._edits[key] = value
 
     def drop(self, key: K) -> None:
         """Remove an entry, if it is there."""
-        if key in self._values:
-            self._own()
-            del self._values[key]
+        if key in self._base:
+            self._edits[key] = GONE
+        else:
+            self._edits.pop(key, None)
 
     def frozen(self, *, ordered: bool = False) -> Mapping[K, V]:
         """Return the result, read-only; `ordered`: by key, so that equal content is also walked equally."""
-        if not self._changed:
-            base: Mapping[K, V] = self._values
-            return base
+        if not self._edits:
+            return self._base
+        result = edited(self._base, self._edits)
         if ordered and self._grown:
-            return MappingProxyType(dict(sorted(self._values.items())))
-        return MappingProxyType(self._values)
+            return MappingProxyType(dict(sorted(result.items())))
+        return result
 
-    def _own(self) -> None:
-        if not self._changed:
-            self._values = self._values.copy()
-            self._changed = True
+
+class Drafts(dict[str, Draft[Any, Any]]):
+    """A draft of each table, made when it is first asked for: a small change touches few of them."""
+
+    def __init__(self, tables: Mapping[str, Mapping[Any, Any]]) -> None:
+        super().__init__()
+        self._tables = tables
+
+    def __missing__(self, name: str) -> Draft[Any, Any]:
+        draft: Draft[Any, Any] = Draft(self._tables.get(name, _EMPTY))
+        self[name] = draft
+        return draft
+
+    def frozen(self) -> Mapping[str, Mapping[Any, Any]]:
+        """Return all tables that are not empty, those that were drafted as they are now."""
+        tables = {**self._tables, **{name: draft.frozen() for name, draft in self.items()}}
+        return {name: table for name, table in tables.items() if table}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +142,11 @@ class Step:
     subject: Callable[[Any], Ref]
 
 
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
 def _empty() -> Mapping[Any, Any]:
-    return MappingProxyType({})
+    return _EMPTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +169,9 @@ class Run:
     def __init__(self, steps: tuple[Step, ...], state: State) -> None:
         self._state = state
         self._steps = steps
-        self.parts = {step.name: Draft[Any, Any](state.parts.get(step.name, _empty())) for step in steps}
-        self._findings = {step.name: Draft[Any, Any](state.findings.get(step.name, _empty())) for step in steps}
-        self._reads = {step.name: Draft[Any, Any](state.reads.get(step.name, _empty())) for step in steps}
+        self.parts = Drafts(state.parts)
+        self._findings = Drafts(state.findings)
+        self._reads = Drafts(state.reads)
         self._due: defaultdict[str, set[Any]] = defaultdict(set)
         self._gained: defaultdict[Token, set[Node]] = defaultdict(set)
         self._lost: defaultdict[Token, set[Node]] = defaultdict(set)
@@ -226,9 +245,9 @@ class Run:
     def state(self) -> State:
         """Return the State of everything computed so far."""
         return State(
-            parts={name: draft.frozen() for name, draft in self.parts.items()},
-            findings={name: draft.frozen() for name, draft in self._findings.items()},
-            reads={name: draft.frozen() for name, draft in self._reads.items()},
+            parts=self.parts.frozen(),
+            findings=self._findings.frozen(),
+            reads=self._reads.frozen(),
             readers=regrouped(self._state.readers, self._gained, self._lost),
             failed=frozenset(self._failed),
         )

@@ -63,7 +63,7 @@ def _root(view: View, split: TrafficSplit, notes: list[Finding]) -> Key | None:
 
 
 def _weights(view: View, split: TrafficSplit, root: Key | None, notes: list[Finding]) -> dict[Key, int]:
-    """Add up the milli-units of each backend (S9); an unusable weight or a foreign Service is left out (S2, S19)."""
+    """Add up the milli-units of each backend (S9); a foreign Service is left out (S19), a bad weight is 0 (S2)."""
     namespace = split.meta.namespace
     weights: dict[Key, int] = {}
     seen: set[Key] = set()
@@ -80,8 +80,7 @@ def _weights(view: View, split: TrafficSplit, root: Key | None, notes: list[Find
         else:
             notes.extend(_relations(view, split, root, named, field))
         seen.add(named)
-        if backend.weight is not None:
-            weights[named] = weights.get(named, 0) + max(backend.weight, 0)
+        weights[named] = weights.get(named, 0) + max(backend.weight or 0, 0)
     return weights
 
 

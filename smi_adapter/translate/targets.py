@@ -126,7 +126,7 @@ def _has_destination(view: View, target: TrafficTarget, notes: list[Finding]) ->
 
 def _account(view: View, target: TrafficTarget, account: Key, where: str, notes: list[Finding]) -> None:
     """Tell if nothing is known of a ServiceAccount; it counts all the same, as it may come later."""
-    if view.accounts.get(account) is None and not view.pods_of_account.get(account):
+    if view.service_accounts.get(account) is None and not view.pods_of_account.get(account):
         words = f"There is no ServiceAccount {account[0]}/{account[1]}"
         notes.append(finding("SMI0308", target.ref, where, words))
 

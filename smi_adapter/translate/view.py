@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smi_adapter.mesh import Service
 from smi_adapter.smi.objects import (
@@ -33,7 +33,47 @@ _NONE: Mapping[Any, Any] = {}
 
 
 class View:
-    """The world of one translation, seen through tables that note what is looked up."""
+    """The world of one translation, seen through tables that note what is looked up.
+
+    Tables of the Snapshot, relations of it, and the parts of earlier steps. Each is made when a pass first asks for
+    it, because a small change asks for few of them.
+    """
+
+    namespaces: Tracked[str, Namespace]
+    services: Tracked[Key, KubernetesService]
+    slices: Tracked[Key, EndpointSlice]
+    pods: Tracked[Key, Pod]
+    service_accounts: Tracked[Key, bool]
+    splits: Tracked[Key, TrafficSplit]
+    route_groups: Tracked[Key, HTTPRouteGroup]
+    tcp_routes: Tracked[Key, TCPRoute]
+    udp_routes: Tracked[Key, UDPRoute]
+    targets: Tracked[Key, TrafficTarget]
+    bindings: Tracked[Key, IdentityBinding]
+
+    splits_of_root: Tracked[Key, frozenset[Key]]
+    slices_of_service: Tracked[Key, frozenset[Key]]
+    services_with_label: Tracked[tuple[str, str, str], frozenset[Key]]
+    pods_of_namespace: Tracked[str, frozenset[Key]]
+    pods_of_owner: Tracked[Key, frozenset[Key]]
+    pods_of_account: Tracked[Key, frozenset[Key]]
+    pods_with_label: Tracked[tuple[str, str, str], frozenset[Key]]
+    targets_of_account: Tracked[Key, frozenset[Key]]
+    targets_of_binding: Tracked[Key, frozenset[Key]]
+    bindings_of_account: Tracked[Key, frozenset[Key]]
+    bindings_with_label: Tracked[tuple[str, str, str], frozenset[Key]]
+    bindings_of_namespace: Tracked[str, frozenset[Key]]
+
+    matches: Tracked[Key, tuple[NamedMatch, ...]]
+    roots: Tracked[Key, ResolvedSplit]
+    leaves: Tracked[Key, Leaf]
+    routed: Tracked[Key, Service]
+    bound: Tracked[Key, Bound]
+    account_ports: Tracked[Key, frozenset[int]]
+    binding_ports: Tracked[Key, frozenset[int]]
+    grants: Tracked[Key, Grant]
+    groups: Tracked[Key, Group]
+    admission: Tracked[Key, Admission]
 
     def __init__(
         self, snapshot: Snapshot, relations: Relations, parts: Mapping[str, Draft[Any, Any]], options: Options
@@ -41,45 +81,28 @@ class View:
         """`parts` are the drafts of the steps, which fill up while the steps are walked."""
         self.options = options
         self.reads: set[Token] = set()
+        self._snapshot = snapshot
+        self._relations = relations
+        self._parts = parts
 
-        def tracked(table: str, values: Table[Any, Any]) -> Tracked[Any, Any]:
-            return Tracked(table, values, self.reads)
+    if not TYPE_CHECKING:  # a type checker knows the tables above and no others
 
-        def relation(name: str) -> Tracked[Any, Any]:
-            return tracked(name, relations.get(name, _NONE))
+        def __getattr__(self, name: str) -> Tracked[Any, Any]:
+            """Make the table of that name; from then on it is an ordinary attribute."""
+            if name not in View.__annotations__:
+                raise AttributeError(name)
+            table: Tracked[Any, Any] = Tracked(name, self._values(name), self.reads)
+            setattr(self, name, table)
+            return table
 
-        self.namespaces: Tracked[str, Namespace] = tracked("namespaces", snapshot.namespaces)
-        self.services: Tracked[Key, KubernetesService] = tracked("services", snapshot.services)
-        self.slices: Tracked[Key, EndpointSlice] = tracked("slices", snapshot.slices)
-        self.pods: Tracked[Key, Pod] = tracked("pods", snapshot.pods)
-        self.accounts: Tracked[Key, bool] = tracked("service_accounts", Members(snapshot.service_accounts))
-        self.splits: Tracked[Key, TrafficSplit] = tracked("splits", snapshot.splits)
-        self.route_groups: Tracked[Key, HTTPRouteGroup] = tracked("route_groups", snapshot.route_groups)
-        self.tcp_routes: Tracked[Key, TCPRoute] = tracked("tcp_routes", snapshot.tcp_routes)
-        self.udp_routes: Tracked[Key, UDPRoute] = tracked("udp_routes", snapshot.udp_routes)
-        self.targets: Tracked[Key, TrafficTarget] = tracked("targets", snapshot.targets)
-        self.bindings: Tracked[Key, IdentityBinding] = tracked("bindings", snapshot.bindings)
-
-        self.splits_of_root: Tracked[Key, frozenset[Key]] = relation("splits_of_root")
-        self.slices_of_service: Tracked[Key, frozenset[Key]] = relation("slices_of_service")
-        self.services_with_label: Tracked[tuple[str, str, str], frozenset[Key]] = relation("services_with_label")
-        self.pods_of_namespace: Tracked[str, frozenset[Key]] = relation("pods_of_namespace")
-        self.pods_of_owner: Tracked[Key, frozenset[Key]] = relation("pods_of_owner")
-        self.pods_of_account: Tracked[Key, frozenset[Key]] = relation("pods_of_account")
-        self.pods_with_label: Tracked[tuple[str, str, str], frozenset[Key]] = relation("pods_with_label")
-        self.targets_of_account: Tracked[Key, frozenset[Key]] = relation("targets_of_account")
-        self.targets_of_binding: Tracked[Key, frozenset[Key]] = relation("targets_of_binding")
-        self.bindings_of_account: Tracked[Key, frozenset[Key]] = relation("bindings_of_account")
-        self.bindings_with_label: Tracked[tuple[str, str, str], frozenset[Key]] = relation("bindings_with_label")
-        self.bindings_of_namespace: Tracked[str, frozenset[Key]] = relation("bindings_of_namespace")
-
-        self.matches: Tracked[Key, tuple[NamedMatch, ...]] = tracked("matches", parts["matches"])
-        self.roots: Tracked[Key, ResolvedSplit] = tracked("roots", parts["roots"])
-        self.leaves: Tracked[Key, Leaf] = tracked("leaves", parts["leaves"])
-        self.routed: Tracked[Key, Service] = tracked("routed", parts["routed"])
-        self.bound: Tracked[Key, Bound] = tracked("bound", parts["bound"])
-        self.account_ports: Tracked[Key, frozenset[int]] = tracked("account_ports", parts["account_ports"])
-        self.binding_ports: Tracked[Key, frozenset[int]] = tracked("binding_ports", parts["binding_ports"])
-        self.grants: Tracked[Key, Grant] = tracked("grants", parts["grants"])
-        self.groups: Tracked[Key, Group] = tracked("groups", parts["groups"])
-        self.admission: Tracked[Key, Admission] = tracked("admission", parts["admission"])
+    def _values(self, name: str) -> Table[Any, Any]:
+        if name == "service_accounts":
+            return Members(self._snapshot.service_accounts)
+        if name in Snapshot.__dataclass_fields__:
+            table: Table[Any, Any] = getattr(self._snapshot, name)
+            return table
+        if "_of_" in name or "_with_" in name:  # as every relation is called, and no step
+            relation: Table[Any, Any] = self._relations.get(name, _NONE)
+            return relation
+        part: Table[Any, Any] = self._parts[name]
+        return part

@@ -7,7 +7,7 @@ command line only if that directory was named on it.
 import pytest
 
 DEFAULT_DECISIONS = 2000
-DECISIONS_A_WORLD = 16  # what `worlds()` draws on average, and a little less
+DECISIONS_A_WORLD = 11  # what `worlds()` draws on average, and a little less
 
 
 def add_option(parser: pytest.Parser) -> None:

@@ -237,6 +237,8 @@ class World(Inventory):
         filters = [(str(name).lower(), compiled(regex)) for entry in entries for name, regex in entry.items()]
         if (path is None and raw.get("pathRegex") is not None) or not all(_usable(*entry) for entry in filters):
             return None
+        if any(method != "*" and str(method) != str(method).upper() for method in methods):
+            return None  # the schema asks for capitals, as HTTP's own methods are (R5)
         wanted = None if not methods or "*" in methods else frozenset(map(str, methods))
         return Match(self.options.profile, path, wanted, tuple(filters))
 

@@ -15,22 +15,45 @@ from tests.oracle.evaluator import Profile
 VERSIONS: tuple[b.Version, ...] = get_args(b.Version)
 ACCOUNTS = ("alpha", "beta", "gamma")
 Pod = tuple[str, str, str]
+Said = tuple[str, Any, Any, Any]  # a match as it is meant: name, path, methods, headers
+Groups = Mapping[str, Sequence[Said]]
 
-PATH_REGEXES = (
-    "/", "/api", "/api", "/api/.*", "/api$", "/api/v[0-9]+$", "/(a|b)", "/admin", "/public/.*", "(?i)/API", r"/a\.b",
-    "/(?!api)", "/x)|(/.*", "/a\\Qb", "", "[[:digit:]",
-)  # fmt: skip
-METHODS: tuple[list[str] | None, ...] = (
-    None, None, [], ["*"], ["GET"], ["GET", "HEAD"], ["POST"], ["PUT", "*"], ["get"],
-)  # fmt: skip
+# Each pattern with paths that it matches or just misses: requests are aimed with them.
+PATH_REGEXES: Mapping[str | None, tuple[str, ...]] = {
+    "/api": ("/api", "/api/v1", "/apiary", "/x/api", "/api?x=/b", "/API", "//api", "/x/../api"),
+    "/api$": ("/api", "/api/", "/api?x=1", "/./api"),
+    "/api/.*": ("/api/", "/api/v1", "/api", "/api/../x"),
+    "/api/v[0-9]+$": ("/api/v12", "/api/v1/x", "/api/vx"),
+    "/(a|b)": ("/a", "/b/c", "/c", "/abc"),
+    "/admin": ("/admin", "/public/../admin", "/public/%2e%2e;/admin", "/public/..;/admin", "/p/%2e%2e/admin"),
+    "/public/.*": ("/public/a", "/public", "/public/../admin", "/public/%2e%2e;/admin", "/public//a"),
+    r"/a\.b": ("/a.b", "/axb"),
+    "(?i)/API": ("/api", "/API", "/x"),
+    "/": ("/", "/x"),
+    "/(?!api)": ("/b", "/api"),
+    "/x)|(/.*": ("/x", "/y"),
+    "/a\\Qb": ("/ab", "/aQb"),
+    "": ("/", "/x"),
+    "[[:digit:]": ("/1", "/"),
+    None: ("/", "/x"),
+    ".*": ("/", "/x"),
+}
+LIKELY_REGEXES = ("/api", "/api", "/api", "/(a|b)", "/public/.*")
+METHODS: tuple[list[str], ...] = (["GET"], ["GET", "HEAD"], ["POST"], ["PUT", "*"], ["*"], [], ["get"])
 HEADERS: tuple[Mapping[str, str], ...] = (
-    {"x-user": "t.*"}, {"X-User": "tom|tim"}, {"user-agent": ".*Firefox.*"}, {"user-agent": "Firefox"},
-    {"x-user": "t.*", "x-tier": "gold"}, {"x-tier": "g"}, {"x-tier": ".*"}, {"x-user": "o"},
-    {"x-tier": "g", "x-user": "a"},
-    {"cookie": "^(.*?;)?(type=insider)(;.*)?$"}, {"x-user": "(?!t)"}, {"host": ".*"}, {":path": "/.*"},
-    {":method": "GET"}, {},
+    *({"user-agent": "Firefox"}, {"x-tier": "g"}, {"x-user": "o"}) * 2, {"x-user": "t.*"}, {"X-User": "tom|tim"},
+    {"x-user": "t.*", "x-tier": "gold"}, {"x-tier": "g", "x-user": "a"}, {"x-tier": ".*"},
+    {"user-agent": ".*Firefox.*"}, {"cookie": "^(.*?;)?(type=insider)(;.*)?$"}, {"x-user": "(?!t)"}, {"host": ".*"},
+    {":path": "/.*"}, {":method": "GET"}, {},
 )  # fmt: skip
-WEIGHTS = (1, 1, 2, 3, 10, 90, 0, 0, 1000, 2**32, "500m", "1500m")
+HEADER_VALUES: Mapping[str, tuple[str, ...]] = {
+    "x-user": ("tom", "tim", "ann", "o", "a"),
+    "x-tier": ("gold", "g", "", "golden"),
+    "user-agent": ("Mozilla Firefox/9", "Firefox", "curl"),
+    "cookie": ("a=1;type=insider", "type=insider", "type=insiderx"),
+    "host": ("web.bank",),
+}
+WEIGHTS = (1, 1, 2, 3, 10, 90, 0, 0, 1000, 2**32, "500m", "500m", "1500m")
 BAD_WEIGHTS = (-1, 1.5, "10")
 OTHER_PORTS = (80, 8080, 8080, 9090, 81, 70, 7000, 7000, 443, 0, 65536 + 80)
 GROUPS = ("access.smi-spec.io",) * 6 + (None, "example.com")
@@ -45,6 +68,8 @@ class Theme:
     one_root: int = 0
     opened: bool = False  # access is no subject: everybody may do everything
     everybody: bool = False  # identities are no subject: each target is from everybody to all of one account
+    rules: tuple[int, ...] = (1, 1, 1, 2, 2, 3)
+    matches: tuple[int, ...] = (1, 2, 2, 3)
     any_path: int = 40
     headers: int = 40
     methods: int = 60
@@ -53,6 +78,8 @@ class Theme:
     port: int = 8
     foreign: int = 4
     binding_counts: tuple[int, ...] = (0, 1, 1, 2)
+    homes: tuple[int, ...] = (1, 2, 2, 3)
+    bare: bool = False  # paths and headers are no subject: requests differ in who calls what
     profiles: tuple[Profile, ...] = ("spec", "spec", "spec", "osm", "traefik", "nsm")
 
 
@@ -60,15 +87,16 @@ THEMES = (
     Theme("mixed", splits=(0, 1, 2, 3)),
     Theme("traffic", splits=(1, 2, 2, 3, 3), one_root=75, opened=True, any_path=55, headers=30, methods=25),
     Theme(
-        "routes", everybody=True, any_path=40, headers=60, methods=35, tcp_rules=2, bound=0, port=0, foreign=0,
-        binding_counts=(0,), profiles=("spec", "osm", "traefik", "nsm"),
+        "routes", everybody=True, any_path=12, headers=40, methods=35, tcp_rules=2, bound=0, port=0, foreign=0,
+        binding_counts=(0,), rules=(1, 1, 2), matches=(1, 1, 2), profiles=("spec", "osm", "traefik", "nsm"),
     ),
     Theme(
         "ports", everybody=True, any_path=95, headers=0, methods=0, tcp_rules=60, bound=0, port=25, binding_counts=(0,),
-        profiles=("spec", "nsm", "osm", "traefik"),
+        bare=True, rules=(1, 2, 2, 3), profiles=("spec", "nsm", "osm", "traefik"),
     ),
     Theme(
-        "identities", any_path=100, headers=0, methods=0, tcp_rules=10, bound=65, port=0, foreign=8, binding_counts=(2,)
+        "identities", any_path=100, headers=0, methods=0, tcp_rules=10, bound=65, port=0, foreign=8,
+        binding_counts=(2,), bare=True, homes=(2, 2, 3),
     ),
 )  # fmt: skip
 
@@ -132,7 +160,7 @@ class Stage:
 
 
 def form(dice: Dice, versions: Sequence[b.Version]) -> Form:
-    """Draw a way to write an object, mostly as its version has it."""
+    """Throw a way to write an object, mostly as its version has it."""
     positions: list[b.Position | None] = [None, None, None, "top", "spec"]
     headers: list[b.HeadersForm] = ["map", "list"]
     return Form(dice.pick(versions), dice.pick(positions), dice.pick(headers), dice.pick(range(3)))
@@ -141,28 +169,30 @@ def form(dice: Dice, versions: Sequence[b.Version]) -> Form:
 # ----------------------------------------------------------------------------------------------- routes
 
 
-def routes(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
-    """Draw route groups g1 to g3, TCPRoutes r1 and r2, and sometimes a UDPRoute."""
+def routes(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], Groups]:
+    """Throw route groups g1 to g3, TCPRoutes r1 and r2, sometimes a UDPRoute; tell the groups, to aim at."""
     things: list[Thing] = []
+    groups: dict[str, list[Said]] = {}
     for name in ("g1", "g2", "g3")[: dice.count(2, 1, 3)]:
-        matches = [_match(dice, stage.theme, f"m{number}") for number in range(dice.count(1, 2, 2, 3))]
+        matches = [_match(dice, stage.theme, f"m{number}") for number in range(dice.count(*stage.theme.matches))]
         things.append(Thing(_group_writer(ns, name, matches)))
+        groups[name] = matches
     for name in ("r1", "r2")[: dice.count(2, 2, 1, 0)]:
         listed = dice.some(sorted(set(stage.numbers(ns))), 1, 4)
         things.append(Thing(_route_writer(ns, name, dice.pick([None, [], listed, listed, listed]))))
     if dice.chance(20):
         things.append(fixed(b.route("u1", [], kind="UDPRoute", ns=ns)))
-    return things
+    return things, groups
 
 
-def _match(dice: Dice, theme: Theme, name: str) -> tuple[str, Any, Any, Any]:
-    path = dice.pick([None, ".*"]) if dice.chance(theme.any_path) else dice.pick(PATH_REGEXES)
+def _match(dice: Dice, theme: Theme, name: str) -> Said:
+    path = dice.pick([None, ".*"]) if dice.chance(theme.any_path) else dice.pick((*LIKELY_REGEXES, *PATH_REGEXES))
     methods = dice.pick(METHODS) if dice.chance(theme.methods) else None
     headers = dice.pick(HEADERS) if dice.chance(theme.headers) else None
     return name, path, methods, headers
 
 
-def _group_writer(ns: str, name: str, matches: Sequence[tuple[str, Any, Any, Any]]) -> Writer:
+def _group_writer(ns: str, name: str, matches: Sequence[Said]) -> Writer:
     def write(form: Form) -> b.Object:
         written = [b.match(*match, form=form.headers) for match in matches]
         return b.route_group(name, *written, version=form.version, ns=ns, position=form.position)
@@ -178,7 +208,7 @@ def _route_writer(ns: str, name: str, ports: Sequence[int] | None) -> Writer:
 
 
 def splits(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], set[tuple[str, str]]]:
-    """Draw splits, and say which Services they are about."""
+    """Throw splits, and say which Services they are about."""
     services = [name for where, name in stage.services if where == ns]
     things: list[Thing] = []
     roots: set[tuple[str, str]] = set()
@@ -188,8 +218,8 @@ def splits(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], set[tuple[st
     wanted = dice.pick(stage.theme.splits)
     for name in dice.some(list(dict.fromkeys(["s1", "s2", "s3", *services])), wanted, wanted):
         local = favourite if dice.chance(stage.theme.one_root) else dice.pick(services)
-        roots.add((ns, local))
-        root = local if dice.chance(70) else _host(dice, local, ns, stage.other(ns))
+        root = local if dice.chance(65) else _host(dice, local, ns, stage.other(ns))
+        roots.add((ns, name if root.startswith("www") and name in services else local))
         several = dice.count(2, 2, 2, 1, 3, 4) if dice.chance(96) else 0
         backends = [_backend(dice, services, stage.other(ns)) for _ in range(several)]
         matches = dice.pick([None, None, None, ["g1"], ["g1"], ["g2"], ["g1", "g2"], ["ghost", "g2"], ["ghost"], []])
@@ -202,7 +232,7 @@ def splits(dice: Dice, stage: Stage, ns: str) -> tuple[list[Thing], set[tuple[st
 def _host(dice: Dice, local: str, ns: str, other: str) -> str:
     own = [f"{local}.{ns}", f"{local}.{ns}.svc", f"{local}.{ns}.svc.cluster.local"]
     foreign = [f"{local}.{other}.svc", f"{local}.{other}.svc.cluster.local", "missing"]
-    return dice.pick(own * 2 + foreign + ["www.example.com"] * 3)
+    return dice.pick(own * 2 + foreign + ["www.example.com"] * 4)
 
 
 def _backend(dice: Dice, services: Sequence[str], other: str) -> tuple[str, Any]:
@@ -218,22 +248,23 @@ def _split_writer(said: tuple[Any, ...]) -> Writer:
     def write(form: Form) -> b.Object:
         # Thousandths have no place after v1alpha1: there the whole split is multiplied, which keeps its ratio.
         milli = any(isinstance(w, str) and w.endswith("m") for _, w in backends)
-        weights = [(service, _weight(form, weight, milli=milli)) for service, weight in backends]
+        weights = [(service, _weight(form, weight, i, milli=milli)) for i, (service, weight) in enumerate(backends)]
         return b.split(name, root, weights, matches=matches, version=form.version, ns=ns, created=created)
 
     return write
 
 
-def _weight(form: Form, weight: Any, *, milli: bool) -> Any:
-    old = form.version == "v1alpha1"
+def _weight(form: Form, weight: Any, index: int, *, milli: bool) -> Any:
+    """Write a weight as its version has it; the quantities of one v1alpha1 split are written in several ways."""
+    old, way = form.version == "v1alpha1", (form.quantities + index) % 3
     if weight in BAD_WEIGHTS:
         return "-1" if old else weight
     if isinstance(weight, str):
         thousandths = int(weight.removesuffix("m"))
         decimal = f"{thousandths // 1000}.{thousandths % 1000:03}"
-        return (weight, weight, decimal)[form.quantities] if old else thousandths
+        return (weight, weight, decimal)[way] if old else thousandths
     if old:
-        return (weight, str(weight), f"{weight * 1000}m")[form.quantities]
+        return (weight, str(weight), f"{weight * 1000}m")[way]
     return weight * 1000 if milli else weight
 
 
@@ -241,7 +272,7 @@ def _weight(form: Form, weight: Any, *, milli: bool) -> Any:
 
 
 def bindings(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
-    """Draw IdentityBindings b1 and b2 of all schemes, right and wrong."""
+    """Throw IdentityBindings b1 and b2 of all schemes, right and wrong."""
     things = []
     for name in ("b1", "b2")[: dice.pick(stage.theme.binding_counts)]:
         track = dice.pick(["v1", "v2"])
@@ -268,8 +299,8 @@ def bindings(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
     return things
 
 
-def targets(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
-    """Draw TrafficTargets; where the theme is about routing, one pair of them opens the whole namespace."""
+def targets(dice: Dice, stage: Stage, ns: str, groups: Groups) -> list[Thing]:
+    """Throw TrafficTargets; where the theme is about routing, one pair of them opens the whole namespace."""
     accounts = [account for where, account, _ in stage.pods if where == ns]
     if not accounts:
         return []
@@ -278,7 +309,7 @@ def targets(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
     things = []
     every = sorted(set(accounts))
     more = [dice.pick([*accounts * 5, "nobody"]) for _ in range(dice.count(0, 1, 1, 2))]
-    for number, account in enumerate([*dice.some(every, len(every) - dice.chance(30), len(every)), *more]):
+    for number, account in enumerate([*dice.some(every, len(every) - dice.chance(15), len(every)), *more]):
         name, home = f"t{number}", dice.pick([None, None, ns])
         destination = b.account(account, home)
         if dice.chance(stage.theme.bound // 2):
@@ -287,7 +318,7 @@ def targets(dice: Dice, stage: Stage, ns: str) -> list[Thing]:
             destination["namespace"] = stage.other(ns)
         if dice.chance(stage.theme.port):
             destination["port"] = dice.pick(stage.numbers(ns))
-        rules = [_rule(dice, stage.theme) for _ in range(dice.count(1, 1, 1, 2, 2, 3))]
+        rules = [_rule(dice, stage.theme, groups) for _ in range(dice.count(*stage.theme.rules))]
         sources = [_source(dice, stage, ns) for _ in range(dice.count(1, 2, 2, 3))]
         if stage.theme.everybody:
             sources = stage.everybody()
@@ -309,13 +340,16 @@ def _target_writer(said: tuple[Any, ...]) -> Writer:
     return lambda form: b.target(name, destination, rules, sources, version=form.version, ns=ns, position=form.position)
 
 
-def _rule(dice: Dice, theme: Theme) -> b.Object:
+def _rule(dice: Dice, theme: Theme, groups: Groups) -> b.Object:
     if dice.chance(theme.tcp_rules):
-        return b.rule(dice.pick(["r1", "r1", "r1", "r2"]), kind="TCPRoute")
+        return b.rule(dice.pick(["r1", "r1", "r1", "r2", "ghost"]), kind="TCPRoute")
     if dice.chance(4):
         return b.rule("u1", kind="UDPRoute")
-    names = dice.pick([[], [], [], ["m0"], ["m0"], ["m0", "m1"], ["m9"]])
-    return b.rule(dice.pick(["g1", "g1", "g1", "g2", "g2", "g3"]), *names)
+    if dice.chance(6):
+        return b.rule("ghost")
+    group = dice.pick(list(groups))
+    names = dice.some([name for name, *_ in groups[group]], 1, 2) if dice.chance(50) else []
+    return b.rule(group, *names, *(["m9"] if dice.chance(5) else []))
 
 
 def _source(dice: Dice, stage: Stage, ns: str) -> b.Object:

@@ -20,15 +20,18 @@ from hypothesis import strategies as st
 from tests.oracle import build as b
 from tests.oracle import policies
 from tests.oracle.drawing import Dice
-from tests.oracle.evaluator import Options, Request
-from tests.oracle.policies import ACCOUNTS, THEMES, Pod, Stage, Theme, Thing, fixed, form
+from tests.oracle.evaluator import Mode, Options, Request
+from tests.oracle.policies import ACCOUNTS, THEMES, Pod, Said, Stage, Theme, Thing, fixed, form
 
 Identities = Sequence[tuple[str, str]]
+SaidIn = Mapping[str, Sequence[Said]]  # the matches of each namespace
 
 FLEET = tuple(f"pod-{index}" for index in range(6))
 ADDRESSES = tuple(f"127.66.0.{index + 1}" for index in range(6))
 NAMESPACES = ("shop", "bank", "yard")
 SERVICE_NAMES = ("web", "web-v1", "web-v2", "api", "db")
+
+LAX_THEMES = frozenset({"mixed", "traffic"})  # where access is not enforced everywhere
 
 # What each Service port may stand for. A container port speaks one protocol, whatever leads to it.
 HTTP_TARGETS: Mapping[int, tuple[Any, ...]] = {
@@ -40,20 +43,11 @@ HTTP_TARGETS: Mapping[int, tuple[Any, ...]] = {
 TCP_TARGETS: Mapping[int, tuple[Any, ...]] = {70: (7000, "tcp-raw"), 7000: (None, 7000)}
 POD_PORTS = ({"web": 8080, "admin": 9090, "tcp-raw": 7000}, {"www": 8080, "admin": 9090, "tcp": 7000})
 
-PATHS = (
-    "/", "/api", "/api", "/api/", "/api/v1", "/api/v1/x", "/apiary", "/API", "/a", "/a.b", "/axb", "/b/c", "/x/api",
-    "/admin", "/public/a", "/public", "/api?x=/admin", "/x?y=/api",
-)  # fmt: skip
 ATTACKS = (
     "/public/../admin", "/public/%2e%2e/admin", "/public/.%2E/api", "/public\\..\\admin", "/public/..\\admin",
     "/public/..%2fadmin", "/public/..%5Cadmin", "/public/..;/admin", "/public/..;a=b/api", "/public/%2e%2e;/admin",
     "//public/a", "/public//a", "/public/./a", "//api", "/admin%00/public/", "/public/%252e%252e/admin",
     "/public/%c0%ae%c0%ae/admin", "/api#f", "/public/a\xe9", "/%61pi", "/api;x=y", "/x/../api", "/api/../x", "/..",
-)  # fmt: skip
-SENT_HEADERS = (
-    ("x-user", "tom"), ("x-user", "tim"), ("x-user", "ann"), ("X-USER", "tom"), ("x-tier", "gold"), ("x-tier", "g"),
-    ("x-tier", ""), ("user-agent", "Mozilla Firefox/9"), ("user-agent", "Firefox"), ("cookie", "a=1;type=insider"),
-    ("cookie", "type=insiderx"), ("host", "web.bank"), ("x-forwarded-client-cert", "URI=spiffe://x/ns/shop/sa/alpha"),
 )  # fmt: skip
 
 
@@ -89,24 +83,26 @@ def model(seed: int, identities: Identities | None = None, addresses: Sequence[s
     """Throw a world; with `identities`, pod N always lies in that namespace under that account."""
     dice = Dice(seed)
     theme = dice.pick(THEMES)
-    things, pods = _pods(dice, identities, addresses)
+    things, pods = _pods(dice, theme, identities, addresses)
     services = _services(dice, theme, [ns for ns, *_ in pods])
     numbers = {key: tuple(port["port"] for port in ports) for key, (_, ports) in services.items()}
     stage = Stage(theme, tuple(pods), numbers)
     for (ns, name), (selector, ports) in services.items():
         things.append(fixed(b.service(name, selector, *ports, ns=ns)))
     roots: set[tuple[str, str]] = set()
+    said: dict[str, list[Said]] = {}
     for ns in stage.namespaces():
-        things += policies.routes(dice, stage, ns)
+        routes, groups = policies.routes(dice, stage, ns)
         splits, about = policies.splits(dice, stage, ns)
-        things, roots = things + splits, roots | about
+        things, roots = [*things, *routes, *splits], roots | about
+        said[ns] = [match for matches in groups.values() for match in matches]
         things += policies.bindings(dice, stage, ns)
-        things += policies.targets(dice, stage, ns)
+        things += policies.targets(dice, stage, ns, groups)
     if dice.chance(15):
         things.append(fixed({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bystander"}}))
-    options = Options(dice.pick(theme.profiles), dice.pick(("enforce",) * 8 + ("audit", "permissive")))
-    requests = tuple(_request(dice, stage, roots) for _ in range(dice.count(12, 16, 20, 24)))
-    return Model(seed, theme, options, tuple(things), requests)
+    modes: tuple[Mode, ...] = ("enforce", "enforce", "enforce", "audit", "permissive")
+    options = Options(dice.pick(theme.profiles), dice.pick(modes) if theme.name in LAX_THEMES else "enforce")
+    return Model(seed, theme, options, tuple(things), tuple(_requests(dice, stage, roots, said)))
 
 
 def world(seed: int, identities: Identities | None = None, addresses: Sequence[str] = ADDRESSES) -> World:
@@ -130,8 +126,10 @@ def worlds(identities: Identities | None = None, addresses: Sequence[str] = ADDR
 # ------------------------------------------------------------------------------------- pods and Services
 
 
-def _pods(dice: Dice, identities: Identities | None, addresses: Sequence[str]) -> tuple[list[Thing], list[Pod]]:
-    homes = NAMESPACES[: dice.count(1, 2, 2, 3)]
+def _pods(
+    dice: Dice, theme: Theme, identities: Identities | None, addresses: Sequence[str]
+) -> tuple[list[Thing], list[Pod]]:
+    homes = NAMESPACES[: dice.pick(theme.homes)]
     weighted = [*homes[:1] * 4, *homes]
     pods: list[Pod] = []
     for index in range(dice.count(5, 6, 4, 5, 6, 3, 2)):
@@ -139,7 +137,7 @@ def _pods(dice: Dice, identities: Identities | None, addresses: Sequence[str]) -
         pods.append((ns, account, FLEET[index]))
     things: list[Thing] = []
     for ns in sorted({ns for ns, *_ in pods}):
-        mode = dice.pick((None,) * 12 + ("enforce", "audit", "permissive"))
+        mode = dice.pick((None,) * 4 + ("enforce", "audit", "permissive")) if theme.name in LAX_THEMES else None
         things += [fixed(b.namespace(ns, mode)), *(fixed(b.service_account(name, ns)) for name in ACCOUNTS)]
     for index, (ns, name, pod) in enumerate(pods):
         labels = {"app": dice.pick("aaab"), "track": dice.pick(("v1", "v2"))}
@@ -184,23 +182,40 @@ def _service_ports(dice: Dice, theme: Theme, common: Sequence[int]) -> list[b.Ob
 # ---------------------------------------------------------------------------------------------- requests
 
 
-def _request(dice: Dice, stage: Stage, roots: AbstractSet[tuple[str, str]]) -> Request:
+def _requests(dice: Dice, stage: Stage, roots: AbstractSet[tuple[str, str]], said: SaidIn) -> list[Request]:
+    """Throw requests that differ from each other, most of them to what is split and near to what is matched."""
+    found: dict[Request, None] = {}
+    wanted = dice.count(8, 10, 12, 16)
+    for _ in range(3 * wanted):
+        if len(found) == wanted:
+            break
+        found[_request(dice, stage, roots, said)] = None
+    return list(found)
+
+
+def _request(dice: Dice, stage: Stage, roots: AbstractSet[tuple[str, str]], said: SaidIn) -> Request:
     source = stage.someone(dice)
     split = [key for key in stage.services if key in roots]
     to = dice.pick(split if split and dice.chance(60) else list(stage.services))
     port = dice.pick(stage.services[to])
-    if port in TCP_TARGETS:
-        return Request(source, to, port, "tcp")
-    path = dice.pick(ATTACKS) if dice.chance(20) else dice.pick(PATHS)
-    method = dice.pick(("GET",) * 6 + ("POST", "HEAD", "DELETE", "PUT"))
-    sent = dice.some(SENT_HEADERS, 0, 4) if dice.chance(75) else []
-    return Request(source, to, port, "http", method, path, _sendable(sent))
+    if port in TCP_TARGETS or stage.theme.bare:
+        return Request(source, to, port, "tcp" if port in TCP_TARGETS else "http")
+    _, path, methods, headers = dice.pick(said[to[0]])
+    target = dice.pick(ATTACKS) if dice.chance(12) else dice.pick(policies.PATH_REGEXES[path])
+    method = dice.pick([name for name in methods or () if name.isupper()] or ["GET"])
+    if dice.chance(30):
+        method = dice.pick(("POST", "HEAD", "DELETE", "PUT", "GET"))
+    return Request(source, to, port, "http", method, target, _headers(dice, headers or {}))
 
 
-def _sendable(sent: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Repeat only `x-tier`: proxies fold repetitions of well-known headers, each in its own way."""
-    kept: list[tuple[str, str]] = []
-    for name, value in sent:
-        if name == "x-tier" or name.lower() not in {known.lower() for known, _ in kept}:
-            kept.append((name, value))
-    return tuple(kept)
+def _headers(dice: Dice, wanted: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Send most of what the match asks for, with values that fit or nearly fit, and something else."""
+    known = policies.HEADER_VALUES
+    names = [name for name in wanted if name.lower() in known and dice.chance(85)]
+    names += dice.some(list(known), 0, 1 if names else 2)
+    keys = dict.fromkeys(name.lower() for name in names)
+    headers = [(name.title() if dice.chance(15) else name, dice.pick(known[name])) for name in keys]
+    # Only x-tier comes twice: proxies fold repetitions of well-known headers, each in its own way.
+    headers += [("x-tier", dice.pick(known["x-tier"]))] if "x-tier" in keys and dice.chance(25) else []
+    headers += [("x-forwarded-client-cert", "URI=spiffe://x/ns/shop/sa/alpha")] if dice.chance(3) else []
+    return tuple(headers)

@@ -102,7 +102,7 @@ def test_the_order_of_the_mesh_does_not_matter(backend: Backend, value: Mesh) ->
 @settings(max_examples=50, deadline=None)
 def test_rendering_a_change_gives_what_rendering_everything_gives(backend: Backend, value: Mesh, later: Mesh) -> None:
     # Not so for the doors of TCP ports: a mark that closes the connections of whoever lost a right has to remember
-    # who had it (docs/adr/0021), so it depends on the way that was taken.
+    # who had it (docs/adr/0012), so it depends on the way that was taken.
     old, new = (without_tcp_doors(supported(each, backend).mesh) for each in (value, later))
     rendered = backend.render(old)
     services = frozenset(k for k in {*old.services, *new.services} if old.services.get(k) != new.services.get(k))

@@ -178,7 +178,9 @@ async def test_a_reader_that_is_cancelled_at_the_moment_of_a_change_ends(tmp_pat
     assert done == {task}
 
 
-async def test_without_a_watcher_changes_are_found_by_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_f38_without_a_watcher_changes_are_found_by_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def used_up(*_: Any, **__: Any) -> Any:
         raise WatchfilesRustInternalError("Too many open files (os error 24)")
 
@@ -301,7 +303,7 @@ async def test_what_is_behind_a_link_is_followed_when_the_link_moves(tmp_path: P
         assert weight((await reader.next())[SPLIT_REF]) == 2
 
 
-async def test_a_big_file_does_not_stop_the_event_loop(tmp_path: Path) -> None:
+async def test_f19_a_big_file_does_not_stop_the_event_loop(tmp_path: Path) -> None:
     documents = "---".join((SPLIT % 1).replace("name: web,", f"name: web-{number},") for number in range(2500))
     (tmp_path / "a.yaml").write_text(documents)
     beats = 0

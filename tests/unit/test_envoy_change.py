@@ -195,7 +195,7 @@ def _differing(before: Mapping[Key, object], after: Mapping[Key, object]) -> fro
 
 
 def _without_marks(config: EnvoyConfig) -> dict[Part, list[Any]]:
-    """Return the parts without the marks of TCP chains, the one thing that depends on history (docs/adr/0021)."""
+    """Return the parts without the marks of TCP chains, the one thing that depends on history (docs/adr/0012)."""
     marks = [mark for mark, _ in config.index.marks.values()]
 
     def plain_bytes(text: bytes | None) -> bytes | None:

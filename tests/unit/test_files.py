@@ -85,7 +85,7 @@ def faults() -> Iterator[tuple[str, bytes, str]]:
 
 
 @pytest.mark.parametrize(("data", "code"), [item[1:] for item in faults()], ids=[item[0] for item in faults()])
-def test_a_file_that_turns_bad_changes_nothing_and_is_one_finding(tmp_path: Path, data: bytes, code: str) -> None:
+def test_f19_a_file_that_turns_bad_changes_nothing_and_is_one_finding(tmp_path: Path, data: bytes, code: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(service("one"))
     (tmp_path / "b.yaml").write_text(service("two"))
@@ -103,7 +103,7 @@ def test_a_file_that_turns_bad_changes_nothing_and_is_one_finding(tmp_path: Path
 
 
 @pytest.mark.parametrize(("data", "code"), [item[1:] for item in faults()], ids=[item[0] for item in faults()])
-def test_a_file_that_is_bad_from_the_start_hurts_only_itself(tmp_path: Path, data: bytes, code: str) -> None:
+def test_f19_a_file_that_is_bad_from_the_start_hurts_only_itself(tmp_path: Path, data: bytes, code: str) -> None:
     (tmp_path / "a.yaml").write_bytes(data)
     (tmp_path / "b.yaml").write_text(service("two"))
     tree = read_tree(tmp_path)

@@ -561,6 +561,19 @@ def test_a_resource_that_moves_to_another_part_in_scope_stays() -> None:
     assert client.take_all() == []
 
 
+def test_a_part_that_leaves_sight_and_changes_at_once_is_not_seen_in_its_new_form() -> None:
+    """The oracle found it: routes that had gone out of scope were sent instead of those that deny."""
+    far = ("all", "shop", "far")
+    controller = Controller(config({PART: [], far: [routes("out", "old")]}, {ME: [PART, far]}))
+    client = controller.connect()
+    client.ask(ROUTES, "out")
+    client.take_all()
+    denied = {PART: [routes("out", "denied")], far: [routes("out", "secret")]}
+    controller.publish(config(denied, {ME: [PART], ("bank", "vault"): [far]}))
+    (answer,) = client.take_all()
+    assert [item.resource.value for item in answer.resources] == [b'"denied"']
+
+
 def test_secrets_are_those_of_the_identity_and_change_with_it() -> None:
     controller = Controller(NOTHING)
     client = controller.connect(secrets=[resource(SECRET, "default"), resource(SECRET, "ROOTCA")])

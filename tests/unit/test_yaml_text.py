@@ -46,7 +46,7 @@ def only(text: str) -> Any:
         ("<<: 1", 1, "merges"),
     ],
 )
-def test_a_dangerous_or_broken_text_is_one_error_with_its_line(text: str, line: int, words: str) -> None:
+def test_f19_a_dangerous_or_broken_text_is_one_error_with_its_line(text: str, line: int, words: str) -> None:
     with pytest.raises(YamlError) as caught:
         parse(text)
     assert words in caught.value.reason

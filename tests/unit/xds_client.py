@@ -81,11 +81,8 @@ class Controller:
         before = self.catalogue.config
         changed = self.catalogue.apply(new)
         for client in self.clients:
-            changes = [c for part, some in changed.items() if part in client.view.scope for c in some]
             scope = new.scopes.get(client.workload, frozenset())
-            if scope != client.view.scope:
-                changes += client.view.rescope(scope, before.parts)
-            client.stream.on_change(changes, self.generation)
+            client.stream.on_change(client.view.follow(scope, changed, before.parts), self.generation)
 
     def connect(self, workload: Key = ME, *, pace: Pace | None = None, secrets: Iterable[Resource] = ()) -> Client:
         client = Client(self, workload, pace or Pace(), secrets)

@@ -2,7 +2,7 @@
 
 `render` makes the parts (`routes`, `clusters`, `listeners`, `inbound`), `access` alone makes what permits, `lint`
 looks for the ways in which Envoy would quietly allow everything, `bootstrap` is what an Envoy starts with. All of it
-is pure; delivery is the core's. Facts about Envoy are in docs and ADRs 0020 and on.
+is pure; delivery is the core's. Facts about Envoy are in docs and ADRs 11 to 16.
 """
 
 from __future__ import annotations

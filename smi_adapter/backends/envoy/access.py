@@ -93,7 +93,7 @@ def generation(grants: frozenset[Grant], before: tuple[str, frozenset[Grant]] | 
 
     It must change whenever somebody loses a right and stay when somebody gains one, which no function of the present
     rules alone can do. So it depends on `before`, the last mark and grants; without it, it is a hash of the grants.
-    docs/adr/0021 says what that means after a restart.
+    docs/adr/0012 says what that means after a restart.
     """
     if before is None:
         return _digest("", grants)

@@ -95,7 +95,7 @@ class Dialer:
         that say no. So a grant or a revocation is a change of routes: it is in effect at once, on open connections
         too. But a Listener costs a proxy 19 to 37 kB, and in a big mesh most Services are of this sort: more than
         `OWN_DENIALS` ports share two, at 3 kB an address. Those stand first in their part, because an address must
-        have left its old Listener before a new one takes it (docs/adr/0022). UDP has none: without a Listener a
+        have left its old Listener before a new one takes it (docs/adr/0013). UDP has none: without a Listener a
         datagram goes nowhere.
         """
         doors = [

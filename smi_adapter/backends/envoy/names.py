@@ -7,6 +7,7 @@ over TCP and UDP (DNS does). Envoy shows these names in logs and statistics, so 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from smi_adapter.backends import Part
@@ -61,8 +62,9 @@ TRUST_PART: Final[Part] = ("trust", "", "")
 CATCH_PART: Final[Part] = ("catch", "", "")
 
 
+@cache
 def type_url(message_name: str) -> str:
-    """Return the type URL of a message."""
+    """Return the type URL of a message, as one string for all resources of a type."""
     return _TYPES + message_name
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from types import MappingProxyType
 from typing import Generic, TypeVar
+
+from smi_adapter.overlay import GONE, edited
 
 L = TypeVar("L")
 R = TypeVar("R")
@@ -37,10 +38,8 @@ class EditedRelation(Generic[L, R]):
 
     def finish(self) -> Mapping[L, frozenset[R]]:
         """Return the edited relation, or `before` itself if nothing was edited."""
-        if not self._edited:
-            return self._before
-        merged = {**self._before, **{left: frozenset(rights) for left, rights in self._edited.items()}}
-        return MappingProxyType({left: rights for left, rights in merged.items() if rights})
+        edits = {left: frozenset(rights) if rights else GONE for left, rights in self._edited.items()}
+        return edited(self._before, edits)
 
     def _thawed(self, left: L) -> set[R]:
         if left not in self._edited:

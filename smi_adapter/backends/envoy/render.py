@@ -11,6 +11,7 @@ access is denied, and a finding SMI0606 says so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, TypeAlias, TypeVar
@@ -36,6 +37,7 @@ from smi_adapter.backends.envoy.names import (
 from smi_adapter.backends.envoy.relation import EditedRelation
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
 from smi_adapter.mesh import AccessMode, InboundPort, Key, Mesh, Protocol, Route, Service, WeightedTarget, Workload
+from smi_adapter.overlay import GONE, edited
 
 Mark: TypeAlias = tuple[str, frozenset[Grant]]
 
@@ -136,7 +138,7 @@ class _Edit:
             index=Index(
                 reach=_edited(index.reach, self.reach),
                 named=self.named.finish(),
-                open=frozenset(self.open),
+                open=index.open if self.open == index.open else frozenset(self.open),
                 proxies=self.proxies.finish(),
                 roots=self.roots.finish(),
                 marks=_edited(index.marks, self.marks),
@@ -220,9 +222,24 @@ class _Edit:
             leaves = (leaf for leaf in _targets(new) if leaf in self.new.services)
             own = {routes_part(key), endpoints_part(key)} | ({vip_part(key)} if new.addresses else set())
             reach = frozenset(own.union(endpoints_part(leaf) for leaf in leaves))
-        if reach != self.before.index.reach.get(key):
+        before = self.before.index.reach.get(key)
+        if reach != before:
             self.reach[key] = reach
-            self._touch(old.callers, new.callers)
+            for part in (reach or frozenset()) ^ (before or frozenset()):
+                self._touch(*(self._only_through_routes(part, callers) for callers in (old.callers, new.callers)))
+
+    def _only_through_routes(self, part: Part, callers: frozenset[str] | None) -> frozenset[str] | None:
+        """Return those callers who see a part only because routes lead there: who may call it directly sees it anyway.
+
+        So a split that moves between backends changes nobody's scope, as a rule, and costs the same in every mesh.
+        """
+        kind, *key = part
+        old, new = self.old.services.get((key[0], key[1])), self.new.services.get((key[0], key[1]))
+        if kind != "endpoints" or old is None or new is None or old.callers != new.callers:
+            return callers
+        if new.callers is None:
+            return frozenset()
+        return None if callers is None else callers - new.callers
 
     def _touch(self, *callers: frozenset[str] | None) -> None:
         """Mark the scopes of all workloads that are among these callers."""
@@ -351,7 +368,8 @@ class _Edit:
 
     def _shared(self, services: frozenset[Key]) -> None:
         """Render what all proxies of a cluster see: the roots, and the Listener that catches redirected traffic."""
-        self._put(TRUST_PART, secrets.roots(self.new.trust))
+        if self.new.trust != self.old.trust or TRUST_PART not in self.before.parts:
+            self._put(TRUST_PART, secrets.roots(self.new.trust))
         if any(vip_part(key) in self.parts for key in services):
             self.virtual = has_virtual_addresses(self.new)
             if self.virtual != (CATCH_PART in self.before.parts):
@@ -361,23 +379,28 @@ class _Edit:
     def _scopes(self) -> dict[Key, frozenset[Part] | None]:
         """Return the scopes that differ from before."""
         scopes: dict[Key, frozenset[Part] | None] = {}
+        everybody = self._reached(self.open) if self.stale else frozenset()
         for key in self.stale:
             workload = self.new.workloads.get(key)
-            scope = None if workload is None else self._scope(workload)
+            scope = None if workload is None else self._scope(workload, everybody)
             if scope != self.before.scopes.get(key):
                 scopes[key] = scope
         return scopes
 
-    def _scope(self, workload: Workload) -> frozenset[Part]:
+    def _reached(self, services: AbstractSet[Key]) -> frozenset[Part]:
+        """Return the parts that callers of these Services need."""
+        edited, known = self.reach, self.before.index.reach
+        reached = (edited[service] if service in edited else known[service] for service in services)
+        return frozenset[Part]().union(*(parts for parts in reached if parts))
+
+    def _scope(self, workload: Workload, everybody: frozenset[Part]) -> frozenset[Part]:
         """Return the parts that a proxy sees: its own, and those of the Services that it may call (security.md L3)."""
-        scope: set[Part] = {TRUST_PART, inbound_part(workload.key)}
+        scope: set[Part] = {TRUST_PART, inbound_part(workload.key), *everybody}
         if workload.dial:
             scope.add(dial_part(workload.key))
         elif self.virtual:
             scope.add(CATCH_PART)
-        for service in self.open | self.named.of(workload.identity):
-            reach = self.reach[service] if service in self.reach else self.before.index.reach[service]
-            scope.update(reach or ())
+        scope |= self._reached(self.named.of(workload.identity))
         if workload.dial:
             scope = {part for part in scope if part[0] != "vip"}
         return frozenset(scope)
@@ -411,13 +434,8 @@ def _edited(before: Mapping[_K, _V], edits: Mapping[_K, _V | None]) -> Mapping[_
     """Return the mapping with these entries replaced, or removed where None; itself if there are no edits."""
     if not edits:
         return before
-    merged: dict[_K, _V] = before | {} if isinstance(before, MappingProxyType) else dict(before)
-    for key, value in edits.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = value
-    return MappingProxyType(merged)
+    changes: dict[_K, _V] = {key: GONE if value is None else value for key, value in edits.items()}
+    return edited(before, changes)
 
 
 def _same(old: Service, new: Service, *fields: str) -> bool:

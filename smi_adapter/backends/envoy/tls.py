@@ -2,7 +2,7 @@
 
 Both sides take their own key pair (`default`) and the roots (`ROOTCA`) by SDS, so that a rotation closes nothing.
 Sessions are never resumed: on a resumed one Envoy does not know its peer, so RBAC would deny who is allowed, and a
-certificate is not looked at again (docs/adr/0023).
+certificate is not looked at again (docs/adr/0014).
 A list of names is never empty here, because an empty one admits every certificate of the CA (envoy.md section 7);
 where nobody is meant it holds `NOBODY`.
 """

@@ -100,13 +100,24 @@ class View:
         before, self._secrets = self._secrets, {resource.name: resource for resource in secrets}
         return _differences(before.values(), self._secrets.values())
 
-    def rescope(self, scope: frozenset[Part], parts_before: Mapping[Part, tuple[Resource, ...]]) -> list[Changed]:
-        """Take a new scope; return what comes into sight and what leaves it."""
+    def follow(
+        self,
+        scope: frozenset[Part],
+        changed: Mapping[Part, list[Changed]],
+        parts_before: Mapping[Part, tuple[Resource, ...]],
+    ) -> list[Changed]:
+        """Take the scope of a new config; return what changes within sight, comes into it, and leaves it.
+
+        A part that leaves sight and changes at once is only gone: its new form is not this proxy's to see.
+        """
         before, self.scope = self.scope, scope
+        changes = [change for part, found in changed.items() if part in scope and part in before for change in found]
+        if scope is before or scope == before:
+            return changes
         parts = self._catalogue.config.parts
         entered = [_present(resource) for part in sorted(scope - before) for resource in parts.get(part, ())]
         left = [_absent(resource) for part in sorted(before - scope) for resource in parts_before.get(part, ())]
-        return left + entered
+        return changes + left + entered
 
 
 def _candidates(previous: XdsConfig, config: XdsConfig) -> Iterable[Part]:

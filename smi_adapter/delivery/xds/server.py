@@ -367,16 +367,9 @@ class AdsServer:
     ) -> list[Changed]:
         """Return what a new config changes for one session, and give the session its new scope."""
         scope = config.scopes.get(session.workload, frozenset())
-        changes: list[Changed] = []
-        for part, of_part in changed.items():
-            if part in session.view.scope:
-                changes += of_part
-        if config.changed_scopes is None or session.workload in config.changed_scopes:
-            if scope is not session.view.scope and scope != session.view.scope:
-                changes += session.view.rescope(scope, before.parts)
-        else:
-            session.view.scope = scope
-        return changes
+        if config.changed_scopes is not None and session.workload not in config.changed_scopes:
+            session.view.scope = scope  # an equal one
+        return session.view.follow(scope, changed, before.parts)
 
     def _answered(self, session: _Session, answer: Answer) -> None:
         session.late = False
