@@ -14,7 +14,7 @@ from tests.mutants.variants import MUTANTS, Changes, Mutant, rewritten
 
 def install(mutant: Mutant) -> None:
     """Break the program."""
-    apply, supported = decode.apply, app.supported
+    apply, supported = decode.apply, app.supported  # type: ignore[attr-defined] # replaced where it is used
 
     def broken_apply(snapshot: Snapshot, changes: Changes, **more: Any) -> Any:
         if mutant.changes is not None:
@@ -24,7 +24,10 @@ def install(mutant: Mutant) -> None:
     def broken_supported(mesh: Any, *more: Any) -> Any:
         return supported(mutant.mesh(mesh) if mutant.mesh is not None else mesh, *more)
 
-    namespaces: list[tuple[Any, Mapping[str, Any]]] = [(decode, {"apply": broken_apply}), (app, {"supported": broken_supported})]
+    namespaces: list[tuple[Any, Mapping[str, Any]]] = [
+        (decode, {"apply": broken_apply}),
+        (app, {"supported": broken_supported}),
+    ]
     for module, values in namespaces:
         for name, value in values.items():
             setattr(module, name, value)

@@ -116,7 +116,9 @@ def _headers_or(raw: Raw) -> None:
         body, split = _body(raw), []
         for match in body.get("matches", ()):
             headers = match.get("headers") or {}
-            parts = headers.items() if isinstance(headers, dict) else [pair for item in headers for pair in item.items()]
+            parts = (
+                headers.items() if isinstance(headers, dict) else [pair for item in headers for pair in item.items()]
+            )
             one_by_one = [{**match, "headers": {name: value}} for name, value in parts]
             split += [{**item, "name": f"{item['name']}{number or ''}"} for number, item in enumerate(one_by_one)]
             split += [] if one_by_one else [match]
@@ -167,7 +169,9 @@ def _labels_ignored(raw: Raw) -> None:
 
 
 def _empty_selector_is_all(raw: Raw) -> None:
-    if raw["kind"] == "IdentityBinding" and raw["spec"].get("schemes", {}).get("podLabelSelector") == {"matchLabels": {}}:
+    if raw["kind"] == "IdentityBinding" and raw["spec"].get("schemes", {}).get("podLabelSelector") == {
+        "matchLabels": {}
+    }:
         raw["spec"]["schemes"] = {"serviceAccount": "alice"}
 
 
@@ -209,7 +213,9 @@ def _known(snapshot: Snapshot, ref: Ref) -> bool:
 
 
 def _first_target_wins(snapshot: Snapshot, changes: Changes) -> Changes:
-    taken = {(item.meta.namespace, item.destination.name): key for key, item in snapshot.targets.items() if item.destination}
+    taken = {
+        (item.meta.namespace, item.destination.name): key for key, item in snapshot.targets.items()
+    }
     kept: dict[Ref, Mapping[str, Any] | None] = {}
     for ref, raw in changes.items():
         if ref.kind == "TrafficTarget" and raw is not None:
@@ -370,7 +376,10 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
             Mutant("update-never-pushed", ("TS-25", "CV-01"), ("TS-02",), changes=_updates_lost("TrafficSplit")),
             Mutant("bad-object-stops", ("CV-08",), ("TS-02", "CV-01"), changes=_one_bad_object_stops_all),
             Mutant(
-                "matches-ignored", ("TS-41", "TS-42"), ("TS-40", "TS-02"), raw=_split(lambda spec: spec.pop("matches", 0))
+                "matches-ignored",
+                ("TS-41", "TS-42"),
+                ("TS-40", "TS-02"),
+                raw=_split(lambda spec: spec.pop("matches", 0)),
             ),
             Mutant("unmatched-to-backends", ("TS-41", "TS-42"), ("TS-40",), mesh=_services(_unmatched_to_backends)),
             Mutant(
@@ -383,15 +392,16 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
             Mutant("path-searched", ("HR-03",), ("HR-04", "HR-01"), raw=_match(_pattern(".*{}"))),
             Mutant("path-whole", ("HR-04",), ("HR-01", "HR-03"), raw=_match(_pattern("(?:{})$"))),
             Mutant(
-                "methods-ignored", ("HR-06", "HR-13"), ("HR-01", "HR-10"), raw=_match(lambda match: match.update(methods=["*"]))
+                "methods-ignored",
+                ("HR-06", "HR-13"),
+                ("HR-01", "HR-10"),
+                raw=_match(lambda match: match.update(methods=["*"])),
             ),
             Mutant(
                 "star-literal",
                 ("HR-07",),
                 ("HR-14",),
-                raw=_match(
-                    lambda match: match.update(methods=["GET"]) if match.get("methods") == ["*"] else None
-                ),
+                raw=_match(lambda match: match.update(methods=["GET"]) if match.get("methods") == ["*"] else None),
             ),
             Mutant("rule-matches-ignored", ("HR-09",), ("HR-08", "TT-04"), raw=_target(_whole_groups)),
             Mutant("bad-pattern-is-any", ("HR-19",), ("HR-01",), raw=_match(_bad_pattern_is_any)),
@@ -399,7 +409,10 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
             Mutant("allow-all", ("TT-01", "TT-03", "TT-04"), ("TS-02",), mesh=_workloads(_allow_all)),
             Mutant("any-source", ("TT-03", "TT-05"), ("TT-02", "TT-04"), mesh=_rules(_any_source)),
             Mutant(
-                "routes-ignored", ("TT-04", "HR-01"), ("TT-02", "TT-03"), mesh=_rules(lambda _, rule: replace(rule, matches=None))
+                "routes-ignored",
+                ("TT-04", "HR-01"),
+                ("TT-02", "TT-03"),
+                mesh=_rules(lambda _, rule: replace(rule, matches=None)),
             ),
             Mutant("first-target-wins", ("TT-06",), ("TT-02", "TT-03"), changes=_first_target_wins),
             Mutant("revocation-ignored", ("TT-07", "CV-02"), ("TT-02", "TT-03"), changes=_revocations_lost),
