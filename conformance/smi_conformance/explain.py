@@ -23,6 +23,7 @@ from smi_conformance.render import Manifest
 from smi_conformance.trial import Failure, Rules, Trial
 
 _STEPS = 400
+VERSIONS = ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4")
 
 
 class _Enough(Exception):  # noqa: N818 - ends the recording
@@ -34,9 +35,7 @@ class Recorder:
 
     name = "local"
     capabilities = CAPABILITIES - {"api"}
-    served: Mapping[str, tuple[str, ...]] = {
-        group: ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4") for group in catalog.GROUPS.values()
-    }
+    served: Mapping[str, tuple[str, ...]] = dict.fromkeys(catalog.GROUPS.values(), VERSIONS)
     environment: Mapping[str, Any] = {"harness": "local"}
 
     def __init__(self) -> None:
@@ -107,14 +106,16 @@ class Narrator(Trial):
         if len(self.steps) > _STEPS:
             raise _Enough
 
-    async def eventually(
+    async def eventually(  # noqa: PLR0913
         self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
     ) -> list[Reply]:
         """Write down what is waited for."""
-        del good
+        del good, req
         self._tell(f"eventually, {k or self.rules.k} times in a row: {what}")
         apps = sorted(see) or ["?"]
-        return [Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-0"}) for app in apps]  # noqa: FBT003
+        return [
+            Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-0"}) for app in apps
+        ]
 
     async def shares(
         self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = ""

@@ -72,7 +72,11 @@ class Shop:
         return Service(self.names.get(name, name), self.ns, selector, ports, **more)
 
     def split(
-        self, weights: Mapping[str, Weight], matches: tuple[str, ...] | None = None, name: str = "split", root: str = "root"
+        self,
+        weights: Mapping[str, Weight],
+        matches: tuple[str, ...] | None = None,
+        name: str = "split",
+        root: str = "root",
     ) -> Split:
         """Return a split of the root; backends are named as in `names`."""
         backends = tuple((self.names.get(service, service), weight) for service, weight in weights.items())

@@ -168,7 +168,7 @@ async def a_target_without_port_opens_all(t: Trial) -> None:
 
 @case("TT-14")
 async def the_documents_shop_scenario(t: Trial) -> None:
-    """The API serves /api to the website and /metrics to the monitor, who may only GET; nobody else gets anything."""
+    """Serve /api to the website and /metrics to the monitor, who may only GET; nobody else gets anything."""
     h = await house(t, ports=BOTH)
     routes = h.routes(Match("metrics", "/metrics", ("GET",)), Match("api", "/api", ("GET", "POST")))
     extra = []
@@ -234,8 +234,10 @@ async def an_empty_target_opens_nothing(t: Trial) -> None:
                 if accepted:
                     await t.denied(h.who("alice"), h.to(), control)
                 t.reading(key, "nothing")
-        elif accepted:
-            await t.denied(h.who("alice"), h.to(), control)
+        else:
+            if accepted:
+                await t.denied(h.who("alice"), h.to(), control)
+            t.reading(key, "nothing")
         await t.delete(target)
 
 
@@ -410,4 +412,3 @@ async def open_connections_at_revocation(t: Trial) -> None:
             replies = await t.send(alice, raw, Batch(n=10, interval=1.0, kept=held, timeout=2.0))
             reused = [reply for reply in replies if reply.ok]
             t.reading("tcp", "closed" if len(reused) < len(replies) else "stays open")
-
