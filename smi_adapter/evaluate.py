@@ -206,12 +206,13 @@ def _follow(mesh: Mesh, request: Request, part: _Share, answer: _Answer) -> None
     places = Counter((_workload(mesh, namespace, item), item.port, bool(item.identity)) for item in endpoints)
     for (key, number, meshed), count in sorted(places.items(), key=lambda item: (item[0][0] or ("", ""), item[0][1])):
         workload = mesh.workloads[key] if key is not None else None
-        if part.port is not None and part.port.protocol is Protocol.UDP:
-            judgement = _Judgement(ALLOWED, "access to UDP ports is not enforced")
-        elif meshed:
-            judgement = _judge(workload, number, request)
+        if not meshed:
+            words = f"endpoints of Service {part.service} have no proxy and enforce nothing"
+            judgement = _Judgement(ALLOWED, words)
+        elif part.port is not None and part.port.protocol is Protocol.UDP:
+            judgement = _datagrams(workload)
         else:
-            judgement = _Judgement(ALLOWED, f"endpoints of Service {part.service} have no proxy and enforce nothing")
+            judgement = _judge(workload, number, request)
         answer.judge(part.service, part.share * Fraction(count, len(endpoints)), judgement, workload)
 
 
@@ -222,11 +223,18 @@ def _workload(mesh: Mesh, namespace: str, endpoint: Endpoint) -> Key | None:
     return None
 
 
+def _datagrams(workload: Workload | None) -> _Judgement:
+    """Decide about UDP, which no rule can open: closed where a proxy stands in the way and enforces (U1, ADR 16)."""
+    if workload is not None and workload.direct and workload.mode is AccessMode.ENFORCE:
+        return _Judgement(DENIED, f"{_text(workload.key)} enforces access, and nothing can grant access by UDP")
+    return _Judgement(ALLOWED, "access by UDP is not enforced")
+
+
 def _judge(workload: Workload | None, number: int, request: Request) -> _Judgement:
     """Decide at the workload (S23, T13)."""
     if workload is None:
         return _Judgement(DENIED, "its proxy is not configured")
-    port = next((port for port in workload.ports if port.number == number), None)
+    port = next((port for port in workload.ports if port.number == number and port.protocol is not Protocol.UDP), None)
     if port is None:
         return _Judgement(DENIED, f"{_text(workload.key)} has no port {number} that a Service or a container declares")
     path = paths.normalised(paths.normalised(request.path)) if port.protocol is Protocol.HTTP else ""

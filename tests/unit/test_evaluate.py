@@ -13,7 +13,7 @@ from smi_adapter.evaluate import Request, Verdict, as_data, evaluate
 from smi_adapter.findings import Ref
 from smi_adapter.mesh import Mesh
 from smi_adapter.smi.objects import HTTPMatch, Meta, SplitBackend, TrafficSplit
-from smi_adapter.snapshot import Snapshot
+from smi_adapter.snapshot import ContainerPort, ServicePort, Snapshot
 from smi_adapter.translate import translate
 from tests.histories import Dice, applied
 from tests.worlds import NS, World, bookstore
@@ -105,6 +105,17 @@ def test_what_is_not_there_is_told() -> None:
 def test_header_with_an_underscore_gets_400() -> None:
     verdict = strict().ask("buyer", "bookstore", "GET", "/books", headers={"x_y": "1"})
     assert [arm.status for arm in verdict.arms] == [400]
+
+
+def test_udp_is_closed_where_a_proxy_stands_in_the_way_and_enforces() -> None:  # U1
+    world = World().service("dns", ServicePort(53, "dns", "UDP", target=53), ServicePort(54, "tcp", target=53))
+    world.app("dns", ContainerPort(53, "dns", "UDP"), app_address="127.0.0.9").app("buyer").tcp("all")
+    world.target("t", "dns", ("tcp:all",), ("buyer",))
+    assert world.ask("buyer", "dns:53").access == "denied"
+    assert "UDP" in world.ask("buyer", "dns:53").why
+    assert world.ask("buyer", "dns:54").access == "allowed"
+    world.namespace(NS, "audit")
+    assert world.ask("buyer", "dns:53").access == "allowed"
 
 
 # ---------------------------------------------------------------------------------------------- properties
