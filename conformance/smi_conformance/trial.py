@@ -227,6 +227,10 @@ class Trial:
         replies = await self.send(client, req, Batch(n=n, concurrency=8, **how))
         return Counter(reply.app if reply.ok else _seen(reply) for reply in replies)
 
+    async def pause(self, seconds: float) -> None:
+        """Let time pass, where a case is about time."""
+        await asyncio.sleep(seconds)
+
     @contextlib.asynccontextmanager
     async def load(self, client: App, req: Req, rate: int = 50) -> AsyncIterator[list[Reply]]:
         """Send so many requests a second while the block runs; the list holds all replies when it has ended."""
