@@ -53,7 +53,7 @@ def test_provisional_checks_say_what_is_read_and_others_do_not() -> None:
 def test_every_rule_is_a_sentence() -> None:
     for entry in catalog.entries().values():
         assert entry.rule.endswith("."), entry.id
-        assert len(entry.rule) > 25, entry.id
+        assert len(entry.rule) > 20, entry.id
 
 
 @pytest.mark.parametrize("row", ["S", "R", "T", "B"])

@@ -77,7 +77,13 @@ class Cluster:
         if not request.query.get("dryRun"):
             if raw["kind"] == "Deployment":
                 count = raw["spec"]["replicas"]
-                raw["status"] = {"replicas": count, "updatedReplicas": count, "readyReplicas": count}
+                raw["metadata"]["generation"] = 3
+                raw["status"] = {
+                    "observedGeneration": 3,
+                    "replicas": count,
+                    "updatedReplicas": count,
+                    "readyReplicas": count,
+                }
             self.objects[request.path] = raw
         return web.json_response(raw, status=201)
 

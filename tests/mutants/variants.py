@@ -213,9 +213,7 @@ def _known(snapshot: Snapshot, ref: Ref) -> bool:
 
 
 def _first_target_wins(snapshot: Snapshot, changes: Changes) -> Changes:
-    taken = {
-        (item.meta.namespace, item.destination.name): key for key, item in snapshot.targets.items()
-    }
+    taken = {(item.meta.namespace, item.destination.name): key for key, item in snapshot.targets.items()}
     kept: dict[Ref, Mapping[str, Any] | None] = {}
     for ref, raw in changes.items():
         if ref.kind == "TrafficTarget" and raw is not None:
