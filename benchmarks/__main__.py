@@ -28,8 +28,16 @@ def main() -> int:
     wanted = frozenset(options.only or ALL)
     plan = Plan.of(quick=options.quick)
     began = time.monotonic()
+    machine = report.machine()
+    if float(machine["load"]) > 0.5 * float(machine["cores"]):
+        print(f"the machine is busy (load {machine['load']}): expect tails, not a steady picture", file=sys.stderr)
     bars, failed = measure(plan, wanted)
-    about = {**report.machine(), "quick": plan.quick, "seconds": round(time.monotonic() - began), "failed": failed}
+    about = {
+        **machine,
+        "quick": plan.quick,
+        "seconds": round(time.monotonic() - began),
+        "failed": failed,
+    }
     text = json.dumps(as_json(bars, **about), indent=2, allow_nan=False, default=str)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
@@ -92,7 +100,7 @@ def _about(plan: Plan, about: Mapping[str, object]) -> str:
     kind = "quick" if plan.quick else "full"
     return (
         f"A {kind} run of {about['seconds']} s: {about['python']}, {about['system']}, {about['cores']} cores "
-        f"(load {about['load']} at its end)."
+        f"(load {about['load']} before it)."
     )
 
 

@@ -21,6 +21,7 @@ from benchmarks.layouts import LISTENER, ROUTES
 from benchmarks.worlds import NAMESPACE, World
 
 _LONGEST_WAIT = 30.0
+_LONGEST_SYNC = 120.0
 _NODE = f"{NAMESPACE}/prober-0"
 
 KINDS: dict[str, Callable[[arms.Setting], Any]] = {
@@ -120,11 +121,12 @@ class Controller:
         return {}
 
     async def settled(self, streams: int, quiet: float = 0.3) -> Message:
-        """Wait until so many streams are open and nothing has gone over them for a while; return what it took."""
-        deadline = time.monotonic() + _LONGEST_WAIT
+        """Wait until so many streams are open, all answers are in and it is quiet for a while; return what it took."""
+        deadline = time.monotonic() + _LONGEST_SYNC
         while True:
             silence = (time.monotonic_ns() - self._meter.last_message) / 1e9
-            if self._meter.streams >= streams and self._meter.answers and silence > quiet:
+            answered = 0 < self._meter.sent_messages <= self._meter.answered
+            if self._meter.streams >= streams and answered and silence > quiet:
                 break
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self._meter.streams} of {streams} streams; NACKs: {self._meter.nacks[:3]}")

@@ -26,14 +26,14 @@ class Meter(_Interceptor):
         self.streams = 0
         self.sent_bytes = 0
         self.sent_messages = 0
-        self.largest = 0
         self.answers: list[tuple[int, str]] = []
+        self.answered = 0
         self.nacks: list[str] = []
         self.last_message = time.monotonic_ns()
 
     def reset(self) -> None:
         """Begin to count anew."""
-        self.sent_bytes = self.sent_messages = self.largest = 0
+        self.sent_bytes = self.sent_messages = self.answered = 0
         self.answers.clear()
         self.nacks.clear()
 
@@ -64,12 +64,12 @@ class Meter(_Interceptor):
             if request.HasField("error_detail"):
                 self.nacks.append(f"{request.type_url}: {request.error_detail.message}")
             self.answers.append((now, request.type_url))
+            self.answered += 1
         return request
 
     def _sending(self, data: bytes) -> bytes:
         self.sent_bytes += len(data)
         self.sent_messages += 1
-        self.largest = max(self.largest, len(data))
         self.last_message = time.monotonic_ns()
         return data
 
