@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+pytest.importorskip("aiohttp")
+
 from aiohttp import web
 
 from smi_conformance import echo
