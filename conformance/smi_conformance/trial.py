@@ -97,6 +97,10 @@ class Trial:
         self._extra = [other for other in self._extra if other.key != here.key] + [here]
         return here, pods
 
+    async def pods(self, app: App) -> tuple[Pod, ...]:
+        """Return the pods of a workload of a place."""
+        return await self.harness.deploy(app)
+
     async def undeploy(self, app: App) -> None:
         """Stop a workload that this case started."""
         await self.harness.undeploy(app)
