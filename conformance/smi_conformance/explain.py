@@ -8,8 +8,9 @@ away from the code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -126,6 +127,22 @@ class Narrator(Trial):
         self._tell(f"shares of {n or self.rules.samples} requests, within exact windows: {text}")
         return {}
 
+    async def pause(self, seconds: float) -> None:
+        """Go on at once."""
+        del seconds
+
+    @contextlib.asynccontextmanager
+    async def load(self, client: App, req: Req, rate: int = 50) -> AsyncIterator[list[Reply]]:
+        """Write down that requests are sent all the while."""
+        del client
+        self._tell(f"meanwhile {rate} requests a second to {req.service}, of which none may fail")
+        yield []
+
+    async def received(self, tokens: Collection[str]) -> list[Any]:
+        """Return nothing."""
+        del tokens
+        return []
+
     async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
         """Write down the denial."""
         self._tell(f"no server receives {req.method} {req.path} ({req.kind}) from {client.name}; the control works")
@@ -152,7 +169,7 @@ async def _record(name: str, version: str) -> tuple[list[Manifest], list[str]]:
     trial = Narrator(harness, Pool(harness), Rules(), (version, versions_for(entry.group, version)))
     trial.steps = []
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):
             await cases()[name].play(trial)
     except (Failure, _Enough, TimeoutError, IndexError, KeyError, AttributeError, ZeroDivisionError, StopIteration):
         pass  # a case that looks closely at answers can't be played without any; what came before is shown

@@ -232,7 +232,7 @@ class LocalHarness:
             meshed = client.meshed and not req.bypass
             answer = await self._ask("address", client=client.key if meshed else "", service=req.service, port=req.port)
             addresses = answer["addresses"]
-            host = req.host or _host(self._target.mesh, req.service, req.port)
+            host = req.host or host_of(self._target.mesh, req.service, req.port)
         if not addresses:
             return [Reply("dns", 0, f"{token}-{number}") for number in range(batch.n)]
         job = {
@@ -284,7 +284,8 @@ def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _host(mesh: Mapping[str, Any], service: str, port: int) -> str:
+def host_of(mesh: Mapping[str, Any], service: str, port: int) -> str:
+    """Return the Host header for a Service, as the target says how Services are called."""
     namespace, _, name = service.partition("/")
     return str(mesh.get("hostTemplate") or "{svc}.{ns}").format(svc=name, ns=namespace) + f":{port}"
 

@@ -97,6 +97,10 @@ class Trial:
         self._extra = [other for other in self._extra if other.key != here.key] + [here]
         return here, pods
 
+    async def pods(self, app: App) -> tuple[Pod, ...]:
+        """Return the pods of a workload of a place."""
+        return await self.harness.deploy(app)
+
     async def undeploy(self, app: App) -> None:
         """Stop a workload that this case started."""
         await self.harness.undeploy(app)
@@ -226,6 +230,10 @@ class Trial:
         """Send n requests and count who answered; what was not answered counts under its outcome."""
         replies = await self.send(client, req, Batch(n=n, concurrency=8, **how))
         return Counter(reply.app if reply.ok else _seen(reply) for reply in replies)
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass, where a case is about time."""
+        await asyncio.sleep(seconds)
 
     @contextlib.asynccontextmanager
     async def load(self, client: App, req: Req, rate: int = 50) -> AsyncIterator[list[Reply]]:

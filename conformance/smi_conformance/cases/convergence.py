@@ -76,7 +76,7 @@ async def changing_weights_under_load_fails_nothing(t: Trial) -> None:
         for step in range(steps):
             weights = (10 + step * 3, 90 - step * 3)
             await t.apply(replace(split, backends=((s.names["v1"], weights[0]), (s.names["v2"], weights[1]))))
-            await asyncio.sleep(0.2)
+            await t.pause(0.2)
     if failure := failed(replies):
         raise failure
 
@@ -88,7 +88,7 @@ async def many_updates_and_many_splits(t: Trial) -> None:
     for step in range(50):
         backends = ((s.names["v1"], step % 2), (s.names["v2"], 1 - step % 2))
         await t.apply(replace(split, backends=backends))
-        await asyncio.sleep(0.03)
+        await t.pause(0.03)
     await t.apply(replace(split, backends=((s.names["v2"], 1),)))
     await t.reaches(s.client, s.to(), "v2")
     count = 20 if t.rules.quick else 100
@@ -128,7 +128,7 @@ async def the_order_of_creation_does_not_matter(t: Trial) -> None:
         )
         for index in order:
             await t.apply(objects[index])
-            await asyncio.sleep(0.05)
+            await t.pause(0.05)
         await t.reaches(s.client, Req(f"{s.ns}/{root}"), "v2", k=5)
 
 
@@ -147,7 +147,7 @@ async def an_invalid_object_holds_nothing_up(t: Trial) -> None:
         bad = t.manifest(split)
         bad["spec"]["backends"] = "none"
         accepted = (await t.try_apply(bad))[0].accepted
-        await asyncio.sleep(0.5)
+        await t.pause(0.5)
         counts = await t.sample(s.client, s.to(), 100)
         kept = "last good weights" if accepted else "refused, last good weights"
         t.reading("invalidSplit", kept if set(counts) == {"v2"} else f"{dict(counts)}")

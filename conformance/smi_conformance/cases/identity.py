@@ -19,9 +19,9 @@ def bound(name: str, namespace: str | None = "") -> Subject:
     return Subject(name, namespace, "IdentityBinding", GROUP)
 
 
-async def bindings_house(t: Trial) -> House:
+async def bindings_house(t: Trial, *more: App) -> House:
     """Set the house up; bob always gets in, as the control."""
-    h = await house(t)
+    h = await house(t, more=more)
     await t.apply(h.everything(), h.target(("bob",), name="control"))
     await t.allowed(h.who("bob"), h.to())
     return h
@@ -47,17 +47,14 @@ async def a_binding_stands_for_its_account(t: Trial) -> None:
     await t.denied(h.who("carol"), h.to(), await control(h))
 
 
-async def _pair(t: Trial, h: House) -> tuple[App, App]:
-    """Return two clients of one account, of which the first has a label."""
-    gold, _ = await t.deploy(h.place, App("gold", "", "twin", (("app", "gold"), *GOOD)))
-    plain, _ = await t.deploy(h.place, App("plain", "", "twin", (("app", "plain"),)))
-    return gold, plain
+# Two clients of one account, of which the first has a label.
+PAIR = (App("gold", "", "twin", (("app", "gold"), *GOOD)), App("plain", "", "twin", (("app", "plain"),)))
 
 
 @case("IB-02")
 async def labelled_pods_get_in_and_others_of_the_account_do_not(t: Trial) -> None:
-    h = await bindings_house(t)
-    gold, plain = await _pair(t, h)
+    h = await bindings_house(t, *PAIR)
+    gold, plain = h.who("gold"), h.who("plain")
     source = Binding(t.name("source"), h.ns, selector=GOOD)
     await t.apply(source, target(h, bound(source.name)))
     await t.allowed(gold, h.to())
@@ -111,12 +108,12 @@ async def a_federated_identity_is_not_the_local_one(t: Trial) -> None:
 
 @case("IB-06")
 async def schemes_are_alternatives(t: Trial) -> None:
-    h = await bindings_house(t)
+    h = await bindings_house(t, *PAIR)
     source = Binding(t.name("source"), h.ns, service_account="alice", spiffe=(f"{t.trust_domain}/ns/{h.ns}/sa/carol",))
     await t.apply(source, target(h, bound(source.name)))
     await t.allowed(h.who("alice"), h.to())
     await t.allowed(h.who("carol"), h.to())
-    gold, plain = await _pair(t, h)
+    gold, plain = h.who("gold"), h.who("plain")
     await t.denied(plain, h.to(), await control(h))
     labels = replace(source, service_account=None, selector=GOOD)
     await t.apply(labels)

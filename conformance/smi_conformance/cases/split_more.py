@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -211,7 +210,7 @@ async def two_splits_of_one_root(t: Trial) -> None:
     async with t.provisional("age"):
         await t.apply(first)
         await t.reaches(s.client, s.to(), "v1")
-        await asyncio.sleep(2.1)  # creationTimestamp has whole seconds
+        await t.pause(2.1)  # creationTimestamp has whole seconds
         await t.apply(second)
         await t.said(second)
         counts = await t.sample(s.client, s.to(), 200)
@@ -219,7 +218,7 @@ async def two_splits_of_one_root(t: Trial) -> None:
     await t.delete(first, second)
     await t.reaches(s.client, s.to(), "base", k=5)
     async with t.provisional("name"):
-        await asyncio.sleep(1.0 - time.time() % 1.0)  # both in one second
+        await t.pause(1.0 - time.time() % 1.0)  # both in one second
         one, two = s.split({"v1": 100}, name="a-name"), s.split({"v2": 100}, name="b-name")
         await t.apply(one, two)
         await t.eventually(s.client, s.to(), lambda reply: reply.ok and reply.app != "base", "one of them counts")
