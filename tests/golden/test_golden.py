@@ -1,10 +1,10 @@
 """One directory for each rule, named after what it shows.
 
-`in.yaml` is what `kubectl apply` takes, `edit.yaml` (if any) what is applied after it, `options.yaml` the mesh's options
-if they are not the default ones. The other files are what the code made of it: `mesh.yaml`, `findings.yaml`, and one
-file for each built-in backend. `pytest tests/golden --update-golden` writes them all and removes those that are no
-longer made; then read the diff. `requests.yaml` is written by hand: what happens to requests, in SMI's words; an entry
-with `when: before` is asked before the edit.
+`in.yaml` is what `kubectl apply` takes, `edit.yaml` (if any) what is applied after it, `options.yaml` the options of
+the mesh if they are not the default ones. The other files are what the code made of it: `mesh.yaml`, `findings.yaml`,
+and one file for each built-in backend. `pytest tests/golden --update-golden` writes them all and removes those that are
+no longer made; then read the diff. `requests.yaml` is written by hand: what happens to requests, in SMI's words; an
+entry with `when: before` is asked before the edit.
 
 A backend's file leaves out what looks the same in every case but for names (Envoy's Listeners, Clusters and access logs
 have tests of their own): what remains is what the case is about.
@@ -47,15 +47,14 @@ def compiled(
     """Compile a case as a process would, and return what the files themselves had wrong beside it."""
     compiler, memory = app.Compiler(load(backend), options_of(case)), Memory()
     objects: dict[Ref, decode.RawObject] = {}
-    last: dict[Ref, decode.RawObject] = {}
     said: tuple[Finding, ...] = ()
     for tree in stages(case)[: 1 if before else 2]:
         objects |= tree.objects
         world = reconcile(objects, memory)
         memory, said = world.memory, (*said, *tree.findings(), *world.findings)
-        state = compiler.apply({**dict.fromkeys(last), **world.objects})
-        last = world.objects
-    return state, said
+        compiler.apply(world.objects)
+    assert compiler.current is not None
+    return compiler.current, said
 
 
 def outputs(case: Path) -> dict[str, str]:
@@ -135,9 +134,9 @@ def prune(case: Path, kept: Iterable[str]) -> None:
 def difference(path: str, found: Mapping[str, str], made: Mapping[str, str]) -> str:
     """Return the unified diff of a file, "" if there is none."""
     name = path.rpartition("/")[2]
-    texts = [found.get(name, "").splitlines(keepends=True), made.get(name, "").splitlines(keepends=True)]
+    before, after = (files.get(name, "").splitlines(keepends=True) for files in (found, made))
     sides = (path if name in found else "/dev/null", path if name in made else "/dev/null")
-    return "".join(difflib.unified_diff(*texts, *sides))
+    return "".join(difflib.unified_diff(before, after, *sides))
 
 
 @pytest.mark.parametrize("entry", [entry for case in CASES for entry in asked(case)], ids=str)
