@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ class GoldenFleet:
                 self._applications.add(place)
                 if protocol is Protocol.UDP:
                     loop = asyncio.get_running_loop()
-                    transport, _ = await loop.create_datagram_endpoint(lambda n=instance.name: _Datagrams(n), place[:2])
+                    application = functools.partial(_Datagrams, instance.name)
+                    transport, _ = await loop.create_datagram_endpoint(application, place[:2])
                     self._stack.callback(transport.close)
                 else:
                     server = await asyncio.start_server(_Application(instance.name).serve, *place[:2])
@@ -188,6 +190,6 @@ class _Datagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self._transport = transport
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:  # noqa: ARG002 - asyncio's signature
         assert self._transport is not None
         self._transport.sendto(self._name.encode(), addr)
