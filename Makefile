@@ -16,10 +16,10 @@ BIN := .venv/bin
 STAMP := .venv/installed-$(shell cat requirements/dev.lock pyproject.toml tools/make-venv | cksum | tr -s ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test lint format conformance bench lock clean
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP):
 	@PYTHON="$(PYTHON)" tools/make-venv "$@"
@@ -39,6 +39,13 @@ lint: $(STAMP) ## ruff, mypy --strict, direction of imports
 format: $(STAMP) ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+conformance: $(STAMP) ## the conformance suite on real Envoys; writes conformance/reports/smi-adapter (ARGS="--quick")
+	@PYTHONPATH=conformance $(BIN)/python -m smi_conformance run --target tests/conformance/target.yaml \
+		--profile SPLIT,SPLIT-AB,ACCESS,ACCESS-L4,IDENTITY,CONSUMER \
+		--expect-readings tests/conformance/readings-spec.yaml --expect-failures tests/conformance/known-failures.yaml \
+		--report conformance/reports/smi-adapter/report.yaml --html conformance/reports/smi-adapter/report.html \
+		--junit conformance/reports/smi-adapter/junit.xml $(ARGS)
 
 bench: $(STAMP) ## the benchmarks with their controls (ARGS="--quick --json")
 	@$(BIN)/python -m benchmarks $(ARGS)

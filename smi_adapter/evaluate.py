@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 from smi_adapter import paths, regex
-from smi_adapter.findings import Finding, Ref
+from smi_adapter.findings import Ref
 from smi_adapter.mesh import (
     AccessMode,
     AccessRule,
@@ -206,12 +206,13 @@ def _follow(mesh: Mesh, request: Request, part: _Share, answer: _Answer) -> None
     places = Counter((_workload(mesh, namespace, item), item.port, bool(item.identity)) for item in endpoints)
     for (key, number, meshed), count in sorted(places.items(), key=lambda item: (item[0][0] or ("", ""), item[0][1])):
         workload = mesh.workloads[key] if key is not None else None
-        if part.port is not None and part.port.protocol is Protocol.UDP:
-            judgement = _Judgement(ALLOWED, "access to UDP ports is not enforced")
-        elif meshed:
-            judgement = _judge(workload, number, request)
+        if not meshed:
+            words = f"endpoints of Service {part.service} have no proxy and enforce nothing"
+            judgement = _Judgement(ALLOWED, words)
+        elif part.port is not None and part.port.protocol is Protocol.UDP:
+            judgement = _datagrams(workload)
         else:
-            judgement = _Judgement(ALLOWED, f"endpoints of Service {part.service} have no proxy and enforce nothing")
+            judgement = _judge(workload, number, request)
         answer.judge(part.service, part.share * Fraction(count, len(endpoints)), judgement, workload)
 
 
@@ -222,11 +223,18 @@ def _workload(mesh: Mesh, namespace: str, endpoint: Endpoint) -> Key | None:
     return None
 
 
+def _datagrams(workload: Workload | None) -> _Judgement:
+    """Decide about UDP, which no rule can open: closed where a proxy stands in the way and enforces (U1, ADR 16)."""
+    if workload is not None and workload.direct and workload.mode is AccessMode.ENFORCE:
+        return _Judgement(DENIED, f"{_text(workload.key)} enforces access, and nothing can grant access by UDP")
+    return _Judgement(ALLOWED, "access by UDP is not enforced")
+
+
 def _judge(workload: Workload | None, number: int, request: Request) -> _Judgement:
     """Decide at the workload (S23, T13)."""
     if workload is None:
         return _Judgement(DENIED, "its proxy is not configured")
-    port = next((port for port in workload.ports if port.number == number), None)
+    port = next((port for port in workload.ports if port.number == number and port.protocol is not Protocol.UDP), None)
     if port is None:
         return _Judgement(DENIED, f"{_text(workload.key)} has no port {number} that a Service or a container declares")
     path = paths.normalised(paths.normalised(request.path)) if port.protocol is Protocol.HTTP else ""
@@ -366,19 +374,7 @@ def _text(key: Key) -> str:
     return f"{key[0]}/{key[1]}"
 
 
-def concerning(mesh: Mesh, request: Request, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return the findings that may bear on a request: all on objects of the destination's namespace, or of none.
-
-    A target that grants nothing has left no trace in the Mesh, so being mentioned by it cannot be the test.
-    """
-    service = mesh.services.get(request.service)
-    origins = {route.origin for port in service.ports for route in port.routes} if service is not None else set()
-    return tuple(
-        item for item in findings if item.subject.namespace in ("", request.service[0]) or item.subject in origins
-    )
-
-
-def as_data(verdict: Verdict, findings: Iterable[Finding] = ()) -> dict[str, Any]:
+def as_data(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as plain data, as `explain -o json` prints it; an arm has `access` only where arms differ."""
     mixed = len({arm.access for arm in verdict.arms if arm.status is None}) > 1
     return {
@@ -386,18 +382,6 @@ def as_data(verdict: Verdict, findings: Iterable[Finding] = ()) -> dict[str, Any
         "by": [_grounds_data(grounds) for grounds in verdict.by],
         "why": verdict.why,
         "arms": [_arm_data(arm, mixed=mixed) for arm in verdict.arms],
-        "findings": [
-            {
-                "code": item.code,
-                "name": item.name,
-                "severity": item.severity.value,
-                "object": str(item.subject),
-                "field": item.field,
-                "message": item.message,
-                "hint": item.hint,
-            }
-            for item in findings
-        ],
     }
 
 

@@ -13,3 +13,4 @@ settings.load_profile("project")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_option(parser)
+    parser.addoption("--update-golden", action="store_true", help="write the files of tests/golden anew")

@@ -50,7 +50,9 @@ def entry() -> None:
 @click.option("--deadline", default=0.0, help="Seconds to converge (default: the target's maxTimeToConsistency).")
 @click.option("--keep", is_flag=True, help="Leave what was created and list it.")
 @click.option("--expect-readings", default="", type=click.Path(), help="YAML of expected readings; others exit with 1.")
-@click.option("--expect-failures", default="", type=click.Path(), help="YAML list of known failures: exit with 0 on those.")
+@click.option(
+    "--expect-failures", default="", type=click.Path(), help="YAML list of known failures: exit with 0 on those."
+)
 def run(**options: Any) -> None:
     """Run the cases against an implementation."""
     try:
@@ -74,7 +76,18 @@ def _once(options: dict[str, Any], number: int) -> int:
         click.echo(f"run {number + 1} of {options['repeat']}")
     path = Path(options["report_path"] or ".smi-conformance-report.yaml")
     path.unlink(missing_ok=True)
-    arguments = ["-p", "smi_conformance.plugin", "-c", "/dev/null", "-q", "-s", "-W", "ignore", "-p", "no:cacheprovider"]
+    arguments = [
+        "-p",
+        "smi_conformance.plugin",
+        "-c",
+        "/dev/null",
+        "-q",
+        "-s",
+        "-W",
+        "ignore",
+        "-p",
+        "no:cacheprovider",
+    ]
     arguments += ["--pyargs", _MAIN, "--smi-cli", f"--smi-target={options['target']}", f"--smi-report={path}"]
     names = (("harness", "harness"), ("context", "context"), ("profile", "profile"), ("versions", "versions"))
     arguments += [f"--smi-{option}={options[name]}" for name, option in names if options[name]]

@@ -8,8 +8,9 @@ away from the code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -23,6 +24,7 @@ from smi_conformance.render import Manifest
 from smi_conformance.trial import Failure, Rules, Trial
 
 _STEPS = 400
+VERSIONS = ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4")
 
 
 class _Enough(Exception):  # noqa: N818 - ends the recording
@@ -34,9 +36,7 @@ class Recorder:
 
     name = "local"
     capabilities = CAPABILITIES - {"api"}
-    served: Mapping[str, tuple[str, ...]] = {
-        group: ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4") for group in catalog.GROUPS.values()
-    }
+    served: Mapping[str, tuple[str, ...]] = dict.fromkeys(catalog.GROUPS.values(), VERSIONS)
     environment: Mapping[str, Any] = {"harness": "local"}
 
     def __init__(self) -> None:
@@ -107,14 +107,16 @@ class Narrator(Trial):
         if len(self.steps) > _STEPS:
             raise _Enough
 
-    async def eventually(
+    async def eventually(  # noqa: PLR0913
         self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
     ) -> list[Reply]:
         """Write down what is waited for."""
-        del good
+        del good, req
         self._tell(f"eventually, {k or self.rules.k} times in a row: {what}")
         apps = sorted(see) or ["?"]
-        return [Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-0"}) for app in apps]  # noqa: FBT003
+        return [
+            Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-0"}) for app in apps
+        ]
 
     async def shares(
         self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = ""
@@ -124,6 +126,22 @@ class Narrator(Trial):
         text = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
         self._tell(f"shares of {n or self.rules.samples} requests, within exact windows: {text}")
         return {}
+
+    async def pause(self, seconds: float) -> None:
+        """Go on at once."""
+        del seconds
+
+    @contextlib.asynccontextmanager
+    async def load(self, client: App, req: Req, rate: int = 50) -> AsyncIterator[list[Reply]]:
+        """Write down that requests are sent all the while."""
+        del client
+        self._tell(f"meanwhile {rate} requests a second to {req.service}, of which none may fail")
+        yield []
+
+    async def received(self, tokens: Collection[str]) -> list[Any]:
+        """Return nothing."""
+        del tokens
+        return []
 
     async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
         """Write down the denial."""
@@ -151,7 +169,7 @@ async def _record(name: str, version: str) -> tuple[list[Manifest], list[str]]:
     trial = Narrator(harness, Pool(harness), Rules(), (version, versions_for(entry.group, version)))
     trial.steps = []
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):
             await cases()[name].play(trial)
     except (Failure, _Enough, TimeoutError, IndexError, KeyError, AttributeError, ZeroDivisionError, StopIteration):
         pass  # a case that looks closely at answers can't be played without any; what came before is shown

@@ -1,7 +1,422 @@
-"""Placeholder until the harness is written."""
+"""The Kubernetes harness: any context of a kubeconfig, workloads as Deployments of one plain Python image.
 
-from smi_conformance.local import LocalHarness
+`echo.py` comes from a ConfigMap, so there is no image of ours to publish or to trust. A client is one `exec` into its
+pod that stays open: jobs go in and answers come out as JSON lines over its WebSocket, as they do locally over a pipe;
+never a port-forward, which takes another path through the network. Ledgers are the pods' logs, read through the API
+server, which works under default deny.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from importlib import import_module, resources
+from typing import Any
+
+from smi_conformance import kubeconfig
+from smi_conformance.catalog import GROUPS
+from smi_conformance.local import host_of, receipt, replies, run_hook
+from smi_conformance.protocol import ApiResult, App, Batch, Event, HarnessError, Pod, Receipt, Reply, Req
+from smi_conformance.render import Manifest
+from smi_conformance.target import Target
+
+_PLURALS = {
+    "ConfigMap": "configmaps",
+    "Deployment": "deployments",
+    "HTTPRouteGroup": "httproutegroups",
+    "IdentityBinding": "identitybindings",
+    "Namespace": "namespaces",
+    "Service": "services",
+    "ServiceAccount": "serviceaccounts",
+    "TCPRoute": "tcproutes",
+    "TrafficSplit": "trafficsplits",
+    "TrafficTarget": "traffictargets",
+    "UDPRoute": "udproutes",
+}
+_CAPABILITIES = frozenset(
+    {"tcp", "udp", "h2c", "unmeshed", "pod-ip", "events", "dry-run", "api", "scale", "service-types", "probes"}
+)
+_MANAGER = "smi-conformance"
+_READY = 180.0
+_STDIN, _STDOUT, _ERROR = 0, 1, 3
 
 
-class KubernetesHarness(LocalHarness):
-    """Not there yet."""
+class ExecStream:
+    """One `exec` that stays open: JSON lines in and out, matched by `id`, over channels of a WebSocket."""
+
+    def __init__(self, socket: Any, what: str) -> None:
+        self._socket = socket
+        self._what = what
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._buffer = bytearray()
+        self._reader = asyncio.create_task(self._read())
+        self.gone = ""
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            data = message.data if isinstance(message.data, bytes) else str(message.data).encode()
+            if not data:
+                continue
+            if data[0] == _ERROR:
+                self.gone = f"{self._what}: {data[1:].decode(errors='replace')}"
+            elif data[0] == _STDOUT:
+                self.feed(data[1:])
+        self.gone = self.gone or f"{self._what} ended"
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(HarnessError(self.gone))
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of stdout; a line may come in several, and several in one."""
+        self._buffer += data
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                answer = json.loads(line)
+                future = self._waiting.pop(answer["id"], None)
+                if future is not None and not future.done():
+                    future.set_result(answer)
+
+    async def ask(self, job: Mapping[str, Any], patience: float) -> dict[str, Any]:
+        """Send a job and return its answer."""
+        if self.gone:
+            raise HarnessError(self.gone)
+        number = next(self._ids)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        await self.tell({"id": number, **job})
+        try:
+            async with asyncio.timeout(patience):
+                answer = await future
+        except TimeoutError:
+            raise HarnessError(f"{self._what} did not answer in {patience:.0f} s") from None
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in answer:
+            raise HarnessError(f"{self._what}: {answer['error']}")
+        return answer
+
+    async def tell(self, message: Mapping[str, Any]) -> None:
+        """Send a line."""
+        await self._socket.send_bytes(bytes([_STDIN]) + json.dumps(message).encode() + b"\n")
+
+    async def close(self) -> None:
+        """Close the stream."""
+        await self._socket.close()
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+
+class KubernetesHarness:
+    """Speaks with an API server and with nothing else."""
+
+    name = "kubernetes"
+
+    def __init__(self, target: Target, context: str = "", path: str = "") -> None:
+        self._target = target
+        self._context = context
+        self._path = path
+        self._session: Any = None
+        self._server = ""
+        self._streams: dict[str, ExecStream] = {}
+        self._pods: dict[str, tuple[Pod, ...]] = {}
+        self._read_lines: dict[str, int] = {}
+        hooks = target.hooks
+        extra = {"restart"} if hooks.get("stop") and hooks.get("start") else set()
+        extra |= {"watch-fault"} if hooks.get("breakWatch") else set()
+        self.capabilities = _CAPABILITIES | extra
+        self.served: Mapping[str, tuple[str, ...]] = {}
+        self.environment: Mapping[str, Any] = {"harness": "kubernetes"}
+
+    # ---------------------------------------------------------------------------------------------------- API calls
+
+    async def _call(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
+        """Call the API server; trouble with the server itself is an error, a refusal is an answer."""
+        headers = {"content-type": "application/apply-patch+yaml" if method == "PATCH" else "application/json"}
+        data = json.dumps(body) if body is not None else None
+        try:
+            async with self._session.request(
+                method, f"{self._server}{path}", data=data, headers=headers, params=query
+            ) as answer:
+                text = await answer.text()
+                status = int(answer.status)
+        except (OSError, TimeoutError, self._client_error) as error:
+            raise HarnessError(f"the API server {self._server} does not answer: {error}") from error
+        if status >= 500:
+            raise HarnessError(f"{method} {path}: the API server answered {status}: {text[:300]}")
+        try:
+            return status, json.loads(text) if text and not path.endswith("/log") else text
+        except ValueError:
+            return status, text
+
+    async def start(self) -> None:
+        """Reach the API server and learn what it serves."""
+        try:
+            aiohttp = import_module("aiohttp")
+        except ImportError as error:
+            message = "the Kubernetes harness needs: pip install 'smi-conformance[kubernetes]'"
+            raise HarnessError(message) from error
+        self._client_error = aiohttp.ClientError
+        found = await kubeconfig.access(self._context, self._path)
+        self._server = found.server
+        connector = aiohttp.TCPConnector(ssl=found.tls if found.tls is not None else False)
+        timeout = aiohttp.ClientTimeout(total=60)
+        self._session = aiohttp.ClientSession(connector=connector, headers=found.headers, timeout=timeout)
+        _, version = await self._call("GET", "/version")
+        _, nodes = await self._call("GET", "/api/v1/nodes")
+        served: dict[str, tuple[str, ...]] = {}
+        for group in GROUPS.values():
+            status, answer = await self._call("GET", f"/apis/{group}")
+            if status == 200:
+                served[group] = tuple(sorted(item["version"] for item in answer["versions"]))
+        if not served:
+            raise HarnessError(f"{self._server} serves no SMI API group: are the CRDs installed?")
+        self.served = served
+        self.environment = {
+            "harness": "kubernetes",
+            "kubernetes": str(version.get("gitVersion", "unknown")),
+            "nodes": len(nodes.get("items", ())),
+            "headersEncoding": str(self._target.settings.get("headers", "map")),
+            "trustDomain": str(self._target.settings.get("trustDomain", "cluster.local")),
+        }
+
+    async def stop(self) -> None:
+        """Close every stream; namespaces are removed by whoever made them."""
+        for stream in self._streams.values():
+            await stream.close()
+        self._streams.clear()
+        if self._session is not None:
+            await self._session.close()
+
+    # --------------------------------------------------------------------------------------------------- namespaces
+
+    async def namespace(self, name: str, *, enforced: bool) -> None:
+        """Create a namespace with the mesh's labels, and the workload's program in it."""
+        mesh = self._target.mesh
+        labels, annotations = dict(mesh.get("namespaceLabels") or {}), dict(mesh.get("namespaceAnnotations") or {})
+        if not enforced:
+            labels |= mesh.get("permissiveNamespaceLabels") or {}
+            annotations |= mesh.get("permissiveNamespaceAnnotations") or {}
+        metadata = {"name": name, "labels": {**labels, "smi-conformance": "true"}, "annotations": annotations}
+        program = resources.files("smi_conformance").joinpath("echo.py").read_text(encoding="utf-8")
+        results = await self.apply(
+            [
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata},
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": "conformance-echo", "namespace": name},
+                    "data": {"echo.py": program},
+                },
+            ]
+        )
+        for result in results:
+            if not result.accepted:
+                raise HarnessError(f"namespace {name}: {result.code} {result.message}")
+
+    async def remove_namespace(self, name: str) -> None:
+        """Delete a namespace; the cluster removes what is in it."""
+        for key in [key for key in self._streams if key.startswith(f"{name}/")]:
+            await self._streams.pop(key).close()
+        for key in [key for key in self._pods if key.startswith(f"{name}/")]:
+            del self._pods[key]
+        await self._call("DELETE", f"/api/v1/namespaces/{name}")
+
+    # ---------------------------------------------------------------------------------------------------- workloads
+
+    async def deploy(self, app: App) -> tuple[Pod, ...]:
+        """Write a Deployment and wait until all its pods, and no others, are ready."""
+        account = {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": app.account, "namespace": app.namespace},
+        }
+        results = await self.apply([account, _deployment(app, self._target)])
+        for result in results:
+            if not result.accepted:
+                raise HarnessError(f"{app.key}: {result.code} {result.message}")
+        if (stream := self._streams.pop(app.key, None)) is not None:
+            await stream.close()
+        path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
+        for _ in range(int(_READY / 0.25)):
+            _, found = await self._call("GET", path)
+            if _rolled_out(found, app.replicas):
+                pods = await self._running(app)
+                if len(pods) == app.replicas:
+                    self._pods[app.key] = pods
+                    return pods
+            await asyncio.sleep(0.25)
+        raise HarnessError(f"{app.key} did not become ready in {_READY:.0f} s")
+
+    async def _running(self, app: App) -> tuple[Pod, ...]:
+        path, selector = f"/api/v1/namespaces/{app.namespace}/pods", f"conformance-app={app.name}"
+        _, listed = await self._call("GET", path, labelSelector=selector)
+        alive = [item for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
+        return tuple(Pod(item["metadata"]["name"], item.get("status", {}).get("podIP", "")) for item in alive)
+
+    async def undeploy(self, app: App) -> None:
+        """Delete the Deployment."""
+        if (stream := self._streams.pop(app.key, None)) is not None:
+            await stream.close()
+        self._pods.pop(app.key, None)
+        path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
+        await self._call("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 1})
+
+    # ------------------------------------------------------------------------------------------------------ objects
+
+    async def apply(self, manifests: Sequence[Manifest], *, dry_run: bool = False) -> list[ApiResult]:
+        """Write objects by server-side apply."""
+        found: list[ApiResult] = []
+        for manifest in manifests:
+            query = {"fieldManager": _MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
+            code, body = await self._call("PATCH", _path(manifest), manifest, **query)
+            message = str(body.get("message", "")) if isinstance(body, dict) else str(body)
+            found.append(ApiResult(code, message, body if isinstance(body, dict) else {}))
+        return found
+
+    async def delete(self, manifests: Sequence[Manifest]) -> None:
+        """Delete objects; one that is gone already is fine."""
+        for manifest in manifests:
+            await self._call("DELETE", _path(manifest))
+
+    async def get(self, manifest: Manifest, version: str = "") -> Manifest | None:
+        """Read an object, under another version if one is named."""
+        group = manifest["apiVersion"].partition("/")[0]
+        asked = {**manifest, "apiVersion": f"{group}/{version}"} if version else manifest
+        code, body = await self._call("GET", _path(asked))
+        return body if code == 200 else None
+
+    async def events(self, manifest: Manifest) -> list[Event]:
+        """Return the Events about an object."""
+        metadata = manifest["metadata"]
+        selector = f"involvedObject.kind={manifest['kind']},involvedObject.name={metadata['name']}"
+        path = f"/api/v1/namespaces/{metadata['namespace']}/events"
+        _, listed = await self._call("GET", path, fieldSelector=selector)
+        return [Event(str(item.get("reason", "")), str(item.get("message", ""))) for item in listed["items"]]
+
+    # ------------------------------------------------------------------------------------------------------ traffic
+
+    async def _stream(self, app: App) -> ExecStream:
+        found = self._streams.get(app.key)
+        if found is not None and not found.gone:
+            return found
+        pods = self._pods.get(app.key) or await self._running(app)
+        if not pods:
+            raise HarnessError(f"{app.key} has no running pod")
+        path = f"/api/v1/namespaces/{app.namespace}/pods/{pods[0].name}/exec"
+        command = [("command", part) for part in ("python", "-u", "/conformance/echo.py", "client")]
+        query = [*command, ("container", "echo"), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        address = self._server.replace("http", "ws", 1) + path
+        try:
+            socket = await self._session.ws_connect(
+                address, params=query, protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"), max_msg_size=0
+            )
+        except (OSError, TimeoutError, self._client_error) as error:
+            raise HarnessError(f"exec into {app.key}: {error}") from error
+        self._streams[app.key] = ExecStream(socket, f"exec into {app.key}")
+        return self._streams[app.key]
+
+    async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+        """Have the client's pod send the requests."""
+        namespace, _, name = req.service.partition("/")
+        template = str(self._target.mesh.get("hostTemplate") or "{svc}.{ns}")
+        address = req.pod or template.format(svc=name, ns=namespace)
+        host = req.host or (f"{req.pod}:{req.port}" if req.pod else host_of(self._target.mesh, req.service, req.port))
+        job = {
+            "addresses": [[address, req.port]], "host": host, "kind": req.kind, "method": req.method,
+            "path": req.path, "headers": list(req.headers), "n": batch.n, "concurrency": batch.concurrency,
+            "timeout": batch.timeout, "connection": batch.connection, "interval": batch.interval, "kept": batch.kept,
+            "token": token,
+        }  # fmt: skip
+        stream = await self._stream(client)
+        return replies(await stream.ask(job, 60 + batch.n * (batch.interval + batch.timeout / batch.concurrency)))
+
+    async def close_connection(self, client: App, kept: str) -> None:
+        """Close a kept connection."""
+        if (stream := self._streams.get(client.key)) is not None and not stream.gone:
+            await stream.tell({"close": kept})
+
+    async def receipts(self, app: App) -> list[Receipt]:
+        """Read on in the logs of the workload's pods."""
+        found: list[Receipt] = []
+        for pod in self._pods.get(app.key, ()):
+            path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/log"
+            code, text = await self._call("GET", path, container="echo")
+            if code != 200:
+                continue
+            lines = [line for line in str(text).splitlines() if line.startswith("{")]
+            key = f"{app.key}/{pod.name}"
+            fresh = lines[self._read_lines.get(key, 0) :]
+            self._read_lines[key] = len(lines)
+            found += [receipt(line.encode()) for line in fresh]
+        return found
+
+    async def hook(self, name: str) -> None:
+        """Run a command of the target."""
+        await run_hook(self._target, name)
+
+
+def _path(manifest: Manifest) -> str:
+    """Return where an object is in the API."""
+    version, kind, metadata = manifest["apiVersion"], manifest["kind"], manifest["metadata"]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    place = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") and kind != "Namespace" else ""
+    return f"{root}{place}/{_PLURALS[kind]}/{metadata['name']}"
+
+
+def _rolled_out(deployment: Any, replicas: int) -> bool:
+    status = deployment.get("status", {}) if isinstance(deployment, dict) else {}
+    current = status.get("observedGeneration", 0) >= deployment.get("metadata", {}).get("generation", 1)
+    counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
+    return bool(current) and counts == [replicas] * 3
+
+
+def _deployment(app: App, target: Target) -> Manifest:
+    kind = "pod" if app.meshed else "unmeshedPod"
+    labels = {"conformance-app": app.name, **(target.mesh.get(f"{kind}Labels") or {}), **dict(app.labels)}
+    fields = {
+        "ECHO_POD": "metadata.name",
+        "ECHO_NAMESPACE": "metadata.namespace",
+        "ECHO_ACCOUNT": "spec.serviceAccountName",
+    }
+    ports = [{"port": port.number, "protocol": port.protocol} for port in app.ports]
+    environment: list[Manifest] = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()
+    ]
+    environment += [{"name": "ECHO_APP", "value": app.name}, {"name": "ECHO_PORTS", "value": json.dumps(ports)}]
+    container: Manifest = {
+        "name": "echo",
+        "image": target.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-u", "/conformance/echo.py", "serve"],
+        "env": environment,
+        "ports": [
+            {"containerPort": port.number, "protocol": "UDP" if port.protocol == "udp" else "TCP"} for port in app.ports
+        ],
+        "volumeMounts": [{"name": "program", "mountPath": "/conformance", "readOnly": True}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    if app.ports and app.ports[0].protocol == "http":
+        container["readinessProbe"] = {"httpGet": {"path": "/", "port": app.ports[0].number}, "periodSeconds": 1}
+    spec = {
+        "serviceAccountName": app.account,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+        "volumes": [{"name": "program", "configMap": {"name": "conformance-echo"}}],
+    }
+    metadata = {"labels": labels, "annotations": dict(target.mesh.get(f"{kind}Annotations") or {})}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": app.name, "namespace": app.namespace},
+        "spec": {
+            "replicas": app.replicas,
+            "selector": {"matchLabels": {"conformance-app": app.name}},
+            "template": {"metadata": metadata, "spec": spec},
+        },
+    }

@@ -36,6 +36,7 @@ def client(name: str, account: str = "") -> App:
     return App(name, "", account or name, (("app", name),))
 
 
+TWIN = App("twin", "", "api", (("app", "twin"),), PORTS)
 SHOP = (client("client"), server("base"), server("v1"), server("v2"))
 GUARD = (client("alice"), client("bob"), client("carol"), server("api", "api", "house"), server("web", "web", "house"))
 VISITORS = (client("client"), client("alice"))
@@ -72,7 +73,11 @@ class Shop:
         return Service(self.names.get(name, name), self.ns, selector, ports, **more)
 
     def split(
-        self, weights: Mapping[str, Weight], matches: tuple[str, ...] | None = None, name: str = "split", root: str = "root"
+        self,
+        weights: Mapping[str, Weight],
+        matches: tuple[str, ...] | None = None,
+        name: str = "split",
+        root: str = "root",
     ) -> Split:
         """Return a split of the root; backends are named as in `names`."""
         backends = tuple((self.names.get(service, service), weight) for service, weight in weights.items())
@@ -174,11 +179,11 @@ class House:
         return TcpRoute(self.trial.name(name), self.ns, ports)
 
 
-async def house(trial: Trial, *, ports: tuple[ServicePort, ...] = HTTP, closed: bool = True) -> House:
-    """Set the house up; it begins closed, which is seen before anything is granted."""
-    place = await trial.place(GUARD, enforced=True)
+async def house(trial: Trial, *, ports: tuple[ServicePort, ...] = HTTP, more: tuple[App, ...] = ()) -> House:
+    """Set the house up, with more workloads if a case needs them; it begins closed, which is seen before any grant."""
+    place = await trial.place((*GUARD, *more), enforced=True)
     found = House(trial, place, {name: trial.name(name) for name in ("api", "web", "both", "other")})
     await trial.apply(found.service("api", ports=ports), found.service("web", ports=ports))
-    if closed and ports[0].protocol == "http":
+    if ports[0].protocol == "http":
         await trial.closed(found.who("alice"), found.to(port=ports[0].port))
     return found

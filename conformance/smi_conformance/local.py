@@ -85,7 +85,9 @@ class Lines:
             async with asyncio.timeout(patience):
                 answer = await future
         except TimeoutError:
-            raise HarnessError(f"{self._what} did not answer {message.get('op', 'a batch')} in {patience:.0f} s") from None
+            raise HarnessError(
+                f"{self._what} did not answer {message.get('op', 'a batch')} in {patience:.0f} s"
+            ) from None
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(json.dumps({"cancel": number}).encode() + b"\n")
@@ -228,11 +230,9 @@ class LocalHarness:
             addresses, host = [[req.pod, req.port]], req.host or f"{req.pod}:{req.port}"
         else:
             meshed = client.meshed and not req.bypass
-            answer = await self._ask(
-                "address", client=client.key if meshed else "", service=req.service, port=req.port
-            )
+            answer = await self._ask("address", client=client.key if meshed else "", service=req.service, port=req.port)
             addresses = answer["addresses"]
-            host = req.host or _host(self._target.mesh, req.service, req.port)
+            host = req.host or host_of(self._target.mesh, req.service, req.port)
         if not addresses:
             return [Reply("dns", 0, f"{token}-{number}") for number in range(batch.n)]
         job = {
@@ -284,7 +284,8 @@ def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _host(mesh: Mapping[str, Any], service: str, port: int) -> str:
+def host_of(mesh: Mapping[str, Any], service: str, port: int) -> str:
+    """Return the Host header for a Service, as the target says how Services are called."""
     namespace, _, name = service.partition("/")
     return str(mesh.get("hostTemplate") or "{svc}.{ns}").format(svc=name, ns=namespace) + f":{port}"
 
@@ -307,9 +308,7 @@ def replies(answer: Mapping[str, Any]) -> list[Reply]:
 def receipt(line: bytes) -> Receipt:
     """Turn a line of a ledger into a receipt."""
     raw = json.loads(line)
-    return Receipt(
-        raw["pod"], raw["token"], int(raw["port"]), raw["kind"], raw.get("method", ""), raw.get("path", "")
-    )
+    return Receipt(raw["pod"], raw["token"], int(raw["port"]), raw["kind"], raw.get("method", ""), raw.get("path", ""))
 
 
 async def run_hook(target: Target, name: str) -> None:

@@ -17,7 +17,7 @@ _SOURCE = "https://github.com/servicemeshinterface/smi-spec/blob/cc4babd/apis/"
 _MARKS = {
     "passed": "✓",
     "failed": "✗",
-    "skipped": "–",
+    "skipped": "-",
     "notSupported": "·",
     "notServed": "∅",
     "observed": "◦",
@@ -26,7 +26,8 @@ _MARKS = {
 _STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8884;vertical-align:top}td.m{text-align:center;width:4.5rem}
+th,td{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8884;vertical-align:top}
+td.m{text-align:center;width:4.5rem}
 .passed{color:#15803d}.failed,.error{color:#b91c1c;font-weight:700}.skipped,.notSupported,.notServed{color:#777}
 .observed{color:#6d28d9}code{font-size:.9em}small{color:#777}details{margin:.15rem 0}summary{cursor:pointer}
 .card{display:inline-block;border:1px solid #8886;border-radius:.4rem;padding:.5rem .8rem;margin:.3rem .5rem .3rem 0}
@@ -40,7 +41,8 @@ def page(report: Mapping[str, Any]) -> str:
     title = f"{who['project']} {who['version']}: SMI conformance"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>",
-        f"<h1>{escape(title)}</h1><p>{escape(who['organization'])}, <a href='{escape(who['url'])}'>{escape(who['url'])}</a>",
+        f"<h1>{escape(title)}</h1><p>{escape(who['organization'])}, ",
+        f"<a href='{escape(who['url'])}'>{escape(who['url'])}</a>",
         f" · {escape(report['date'])} · harness {escape(report['environment']['harness'])}",
         f" · suite {escape(suite['version'])}, specification {escape(suite['specVersion'])}",
         f" · {'submittable' if report['submittable'] else 'not submittable'}</p>",
@@ -57,8 +59,9 @@ def _card(profile: Mapping[str, Any]) -> str:
     kind = {"success": "passed", "failure": "failed"}.get(profile["core"]["result"], "skipped")
     features = ", ".join(profile.get("verifiedFeatures", ()))
     more = f"<br><small>verified: {escape(features)}</small>" if features else ""
+    result = escape(profile["core"]["result"])
     return (
-        f"<div class=card><b>{escape(profile['name'])}</b> <span class={kind}>{escape(profile['core']['result'])}</span>"
+        f"<div class=card><b>{escape(profile['name'])}</b> <span class={kind}>{result}</span>"
         f"<br>{escape(profile.get('summary', ''))}{more}</div>"
     )
 
@@ -94,7 +97,9 @@ def _sources(entry: catalog.Entry) -> str:
         if first == "silent":
             links.append(f"{check.level}: the specification is silent")
             continue
-        place = f"{first.partition('/')[0]}/{first.partition('/')[2]}/{first.partition('/')[0]}.md" if "/" in first else ""
+        place = (
+            f"{first.partition('/')[0]}/{first.partition('/')[2]}/{first.partition('/')[0]}.md" if "/" in first else ""
+        )
         url = f"{_SOURCE}{place}#{line}" if place else f"{_SOURCE.removesuffix('apis/')}{first}#{line}"
         links.append(f"{check.level}: <a href='{escape(url)}'>{escape(check.document)} {escape(check.lines)}</a>")
     return f"<br><small>{' · '.join(links)}</small>"

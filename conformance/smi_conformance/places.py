@@ -33,7 +33,7 @@ class Place:
 class Pool:
     """Makes places and lends them."""
 
-    def __init__(self, harness: Harness, run: str = "", keep: int = 10) -> None:
+    def __init__(self, harness: Harness, run: str = "", keep: int = 12) -> None:
         self._harness = harness
         self._run = run
         self._free: deque[Place] = deque()
@@ -54,8 +54,12 @@ class Pool:
         self._all.append(place)
         if len(self._all) > self._keep and self._free:
             await self._drop(self._free.popleft())
-        await self._harness.namespace(namespace, enforced=enforced)
-        await asyncio.gather(*(self._harness.deploy(app) for app in place.apps.values()))
+        try:
+            await self._harness.namespace(namespace, enforced=enforced)
+            await asyncio.gather(*(self._harness.deploy(app) for app in place.apps.values()))
+        except BaseException:
+            await self._drop(place)  # half a place is no use, and must not be in the way of the others
+            raise
         return place
 
     async def give_back(self, place: Place) -> None:

@@ -107,9 +107,7 @@ def rules_of(config: pytest.Config, deadline: float) -> Rules:
     """Return the numbers of the run."""
     base = QUICK if config.getoption("--smi-quick") else Rules()
     chosen = float(config.getoption("--smi-deadline")) or deadline
-    return Rules(
-        chosen, base.samples, base.k, base.quiet, base.denials, base.denial_seconds, base.quick, base.seed
-    )
+    return Rules(chosen, base.samples, base.k, base.quiet, base.denials, base.denial_seconds, base.quick, base.seed)
 
 
 @pytest.hookimpl(trylast=True)

@@ -34,7 +34,6 @@ MODULES = (
 )
 
 
-
 @dataclass(frozen=True, slots=True)
 class Registered:
     """A case and how it wants to be run."""

@@ -141,7 +141,9 @@ def _summary(core: Mapping[str, Any], extended: Mapping[str, Any]) -> str:
     words = []
     for name, level in (("Core", core), ("Extended", extended)):
         counts = level["statistics"]
-        text = {"success": "passed", "partial": "passed in part", "failure": "failed", "notRun": "not run"}[level["result"]]
+        text = {"success": "passed", "partial": "passed in part", "failure": "failed", "notRun": "not run"}[
+            level["result"]
+        ]
         more = [f"{counts[key]} {key}" for key in ("failed", "skipped") if counts[key]]
         words.append(f"{name} {text}" + (f" ({', '.join(more)})" if more else ""))
     return "; ".join(words) + "."
@@ -240,9 +242,11 @@ def diff(one: Report, two: Report) -> list[str]:
             was, now = left[key], right[key]
             words = f"{was[0]} -> {now[0]}" if was[0] != now[0] else f"readings {was[1]} -> {now[1]}"
             found.append(f"{name}: {words}")
-    for part in ("suite", "settings"):
-        if one[part] != two[part]:
-            found.append(f"{part}: {json.dumps(one[part])} -> {json.dumps(two[part])}")
+    found += [
+        f"{part}: {json.dumps(one[part])} -> {json.dumps(two[part])}"
+        for part in ("suite", "settings")
+        if one[part] != two[part]
+    ]
     return found
 
 
@@ -273,7 +277,9 @@ def unexpected(report: Report, expected: Mapping[str, Mapping[str, str]]) -> lis
                 found.append(f"{name}[{version}] {key}: expected {wanted[key]!r}, observed {value!r}")
             elif key not in wanted:
                 found.append(f"{name}[{version}] {key}: not expected at all, observed {value!r}")
-        for key in sorted(set(wanted) - set(row.get("readings") or {})):
-            if row["level"] == "provisional" and row["result"] == "observed":
-                found.append(f"{name}[{version}] {key}: expected {wanted[key]!r}, nothing was observed")
+        if row["level"] == "provisional" and row["result"] == "observed":
+            found += [
+                f"{name}[{version}] {key}: expected {wanted[key]!r}, nothing was observed"
+                for key in sorted(set(wanted) - set(row.get("readings") or {}))
+            ]
     return found

@@ -180,14 +180,19 @@ class Run:
         return [phase for phase in phases if phase[1]]
 
     async def _play_all(self, pool: Pool, batch: list[Instance], width: int) -> None:
-        queue = list(reversed(batch))
+        # The versions of one case follow each other in one place: the others of its layout need not be started.
+        groups: dict[str, list[Instance]] = {}
+        for instance in batch:
+            groups.setdefault(instance.entry.id, []).append(instance)
+        queue = list(reversed(groups.values()))
 
         async def worker() -> None:
             while queue:
-                self._finish(await self._play(pool, queue.pop()))
+                for instance in queue.pop():
+                    self._finish(await self._play(pool, instance))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(width, len(batch))):
+            for _ in range(min(width, len(groups))):
                 group.create_task(worker())
 
     def _finish(self, outcome: Outcome) -> None:

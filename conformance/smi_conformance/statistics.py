@@ -16,6 +16,9 @@ SLACK = 0.01
 SMALL = 0.02
 """Shares below this get no slack: with a point of it, a backend that gets nothing would pass."""
 
+EXPECTED = 20
+"""So many requests the rarest backend has to be expected to get."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

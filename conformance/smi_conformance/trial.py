@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smi_conformance import render
-from smi_conformance.model import Obj, Service, ServiceAccount, Versions
+from smi_conformance.model import Obj, Versions
 from smi_conformance.places import Place, Pool
-from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Reply, Req
+from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, Pod, Reply, Req
 from smi_conformance.render import Manifest
-from smi_conformance.statistics import ALPHA, SLACK, windows
+from smi_conformance.statistics import ALPHA, EXPECTED, SLACK, SMALL, windows
 
 
 class Failure(AssertionError):  # noqa: N818 - a verdict about the implementation, not an error of ours
@@ -97,6 +97,10 @@ class Trial:
         self._extra = [other for other in self._extra if other.key != here.key] + [here]
         return here, pods
 
+    async def pods(self, app: App) -> tuple[Pod, ...]:
+        """Return the pods of a workload of a place."""
+        return await self.harness.deploy(app)
+
     async def undeploy(self, app: App) -> None:
         """Stop a workload that this case started."""
         await self.harness.undeploy(app)
@@ -156,7 +160,7 @@ class Trial:
             self._kept[batch.kept] = client
         return await self.harness.send(client, req, batch, token)
 
-    async def eventually(
+    async def eventually(  # noqa: PLR0913
         self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
     ) -> list[Reply]:
         """Wait until k answers in a row are good and every workload in `see` has answered; return them."""
@@ -198,8 +202,12 @@ class Trial:
         """Check the shares of a sample: exact windows, and nothing at all for a share of zero."""
         wanted = {name for name, share in shares.items() if share > 0}
         see = {name for name, share in shares.items() if share >= 0.05}
-        await self.eventually(client, req, lambda reply: reply.ok and reply.app in wanted, "only backends answer", see=see)
+        await self.eventually(
+            client, req, lambda reply: reply.ok and reply.app in wanted, "only backends answer", see=see
+        )
         n = self.rules.size(n) if n else self.rules.samples
+        # The rarest backend has to be expected 20 times, or getting nothing would be within its window.
+        n = max([n, *(math.ceil(EXPECTED / share) for share in shares.values() if 0 < share < SMALL)])
         replies = await self.send(client, req, Batch(n=n, concurrency=8, connection="half"))
         bad = next((reply for reply in replies if not reply.ok), None)
         if bad is not None or len(replies) != n:
@@ -222,6 +230,27 @@ class Trial:
         """Send n requests and count who answered; what was not answered counts under its outcome."""
         replies = await self.send(client, req, Batch(n=n, concurrency=8, **how))
         return Counter(reply.app if reply.ok else _seen(reply) for reply in replies)
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass, where a case is about time."""
+        await asyncio.sleep(seconds)
+
+    @contextlib.asynccontextmanager
+    async def load(self, client: App, req: Req, rate: int = 50) -> AsyncIterator[list[Reply]]:
+        """Send so many requests a second while the block runs; the list holds all replies when it has ended."""
+        replies: list[Reply] = []
+        over = asyncio.Event()
+
+        async def go() -> None:
+            while not over.is_set():
+                replies.extend(await self.send(client, req, Batch(n=rate // 2, concurrency=4, interval=1 / rate)))
+
+        task = asyncio.create_task(go())
+        try:
+            yield replies
+        finally:
+            over.set()
+            await task
 
     async def allowed(self, client: App, req: Req, *, k: int = 5, what: str = "") -> None:
         """Wait until requests are answered by a workload."""
@@ -326,13 +355,3 @@ def _seen(reply: Reply) -> str:
 def _say(client: App, req: Req) -> str:
     where = req.pod or req.service
     return f"{req.method} {req.path} on {where}:{req.port} ({req.kind}) by {client.key}"
-
-
-def enough(share: float, odds: float = 1e-6) -> int:
-    """Return how many requests see a backend of that share except for these odds."""
-    return math.ceil(math.log(odds) / math.log1p(-share))
-
-
-__all__ = [
-    "QUICK", "Failure", "HarnessError", "Notes", "Obj", "Place", "Rules", "Service", "ServiceAccount", "Trial", "enough",
-]  # fmt: skip

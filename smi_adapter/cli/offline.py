@@ -15,7 +15,7 @@ from smi_adapter import app, settings
 from smi_adapter.backends import Backend, Files, Manifests, UnknownBackendError, XdsConfig, installed, load
 from smi_adapter.cli import output
 from smi_adapter.dump import plain
-from smi_adapter.evaluate import Request, Verdict, evaluate
+from smi_adapter.evaluate import Request, Verdict, as_data, evaluate
 from smi_adapter.findings import Finding, Ref, Severity, by_severity_then_object
 from smi_adapter.mesh import Feature, Key
 from smi_adapter.sources import Location
@@ -162,22 +162,6 @@ def _source_address(loaded: _Loaded, key: Key, pod: str | None) -> str:
     return pods[(key[0], pod)].address
 
 
-def _verdict_data(verdict: Verdict, findings: tuple[Finding, ...]) -> dict[str, Any]:
-    arms = []
-    for arm in verdict.arms:
-        data: dict[str, Any] = {"service": arm.service or None, "share": float(arm.share)}
-        if arm.status is not None:
-            data["status"] = arm.status
-        arms.append(data)
-    return {
-        "access": verdict.access,
-        "by": [plain(item) for item in verdict.by],
-        "why": verdict.why,
-        "arms": arms,
-        "findings": [output.finding_data(item) for item in findings],
-    }
-
-
 def _concerns(item: Finding, key: Key, verdict: Verdict) -> bool:
     """Tell whether a finding is about one of the namespaces that the request touches."""
     touched = {key[0], *(arm.service.partition("/")[0] for arm in verdict.arms if arm.service)}
@@ -227,7 +211,7 @@ def explain(
     verdict = evaluate(loaded.state.translation.mesh, request)
     findings = tuple(item for item in loaded.findings() if _concerns(item, key, verdict))
     if form == "json":
-        click.echo(output.as_json(_verdict_data(verdict, findings)))
+        click.echo(output.as_json({**as_data(verdict), "findings": [output.finding_data(item) for item in findings]}))
         return 0
     colour = {"allowed": "green", "denied": "red"}.get(verdict.access, "yellow")
     why = output.printable(verdict.why.removeprefix(f"{verdict.access}: "))

@@ -5,7 +5,7 @@ and may look at the Snapshot, at relations of it and at the parts of earlier ste
 one look-up and note it. So what a part depends on is recorded, never declared: a dependency cannot be forgotten. The
 next translation computes the parts whose looked-up entries changed, in the order of the steps, and stops wherever a
 part comes out as it was. Nothing is mutated that an earlier translation can see: tables are copied at their first
-change (docs/adr/0011).
+change (docs/adr/0018).
 """
 
 from __future__ import annotations

@@ -107,6 +107,7 @@ def _workload(view: View, key: Key, likeness: _Likeness, pods: list[Pod], notes:
         for number, rule in door.rules():
             rules[number].append(rule)
     ports = tuple(InboundPort(number, protocols[number], tuple(rules[number])) for number in sorted(protocols))
+    ports += tuple(InboundPort(number, Protocol.UDP) for number in sorted(_datagrams(services, pods[0])))
     instances = tuple(Instance(pod.meta.name, pod.address, pod.app_address) for pod in pods)
     return Workload(
         key=key,
@@ -135,6 +136,16 @@ def _protocols(services: Iterable[KubernetesService], pod: Pod) -> dict[int, Pro
         if protocol in {Protocol.HTTP, Protocol.TCP}:
             found.setdefault(declared.number, protocol)
     return found
+
+
+def _datagrams(services: Iterable[KubernetesService], pod: Pod) -> frozenset[int]:
+    """Return the UDP ports: where Services lead, and what containers declare. No rule can open one (U1)."""
+    found = {port.number for port in pod.ports if container_protocol(port) is Protocol.UDP}
+    for service in services:
+        for port in service.ports:
+            if service_protocol(port) is Protocol.UDP and (number := target_number(port, pod)) is not None:
+                found.add(number)
+    return frozenset(found)
 
 
 def _numbers(services: Iterable[KubernetesService], pod: Pod) -> dict[int, frozenset[int]]:

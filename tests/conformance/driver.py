@@ -115,10 +115,12 @@ class Driver:
         self._created.pop(ref, None)
         self._path(ref).unlink(missing_ok=True)
         prefix = f"{request['name']}-"
-        deadline = time.monotonic() + _SETTLED
-        while time.monotonic() < deadline and any(
-            namespace == request["namespace"] and name.removeprefix(prefix).isdigit() for namespace, name in self._pods()
-        ):
+        for _ in range(int(_SETTLED / 0.02)):
+            if not any(
+                namespace == request["namespace"] and name.removeprefix(prefix).isdigit()
+                for namespace, name in self._pods()
+            ):
+                break
             await asyncio.sleep(0.02)
         return {}
 
@@ -205,8 +207,10 @@ class Driver:
             for namespace, name in pods
             if namespace == app["namespace"] and name.removeprefix(prefix).isdigit()
         }
-        return now == names and all(ready.get(name) for name in names) and (
-            not app["ports"] or all(pods[name].ready for name in names)
+        return (
+            now == names
+            and all(ready.get(name) for name in names)
+            and (not app["ports"] or all(pods[name].ready for name in names))
         )
 
     def _dialled(self, client: str, service: Key, port: int) -> list[list[Any]]:

@@ -9,11 +9,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smi_adapter.evaluate import Request, Verdict, as_data, concerning, evaluate
+from smi_adapter.evaluate import Request, Verdict, as_data, evaluate
 from smi_adapter.findings import Ref
 from smi_adapter.mesh import Mesh
 from smi_adapter.smi.objects import HTTPMatch, Meta, SplitBackend, TrafficSplit
-from smi_adapter.snapshot import Snapshot
+from smi_adapter.snapshot import ContainerPort, ServicePort, Snapshot
 from smi_adapter.translate import translate
 from tests.histories import Dice, applied
 from tests.worlds import NS, World, bookstore
@@ -87,7 +87,7 @@ def test_data_is_short_where_nothing_is_odd() -> None:
             "match": "books",
         }
     ]
-    assert sorted(data) == ["access", "arms", "by", "findings", "why"]
+    assert sorted(data) == ["access", "arms", "by", "why"]
 
 
 def test_an_error_is_an_arm_with_a_status() -> None:
@@ -107,13 +107,15 @@ def test_header_with_an_underscore_gets_400() -> None:
     assert [arm.status for arm in verdict.arms] == [400]
 
 
-def test_findings_that_may_bear_on_a_request_are_those_of_the_destinations_namespace() -> None:
-    world = strict().target("bad", "bookstore", ("http:gone",), ("thief",)).target("far", "x", (), (), ns="other")
-    request = Request("spiffe://cluster.local/ns/default/sa/thief", (NS, "bookstore"), 80)
-    found = concerning(world.mesh(), request, world.translate().findings)
-    assert {item.subject.name for item in found} == {"bad", "everything"}
-    codes = [item["code"] for item in as_data(world.ask("thief", "bookstore"), found)["findings"]]
-    assert codes == ["SMI0202", "SMI0301"]
+def test_udp_is_closed_where_a_proxy_stands_in_the_way_and_enforces() -> None:  # U1
+    world = World().service("dns", ServicePort(53, "dns", "UDP", target=53), ServicePort(54, "tcp", target=53))
+    world.app("dns", ContainerPort(53, "dns", "UDP"), app_address="127.0.0.9").app("buyer").tcp("all")
+    world.target("t", "dns", ("tcp:all",), ("buyer",))
+    assert world.ask("buyer", "dns:53").access == "denied"
+    assert "UDP" in world.ask("buyer", "dns:53").why
+    assert world.ask("buyer", "dns:54").access == "allowed"
+    world.namespace(NS, "audit")
+    assert world.ask("buyer", "dns:53").access == "allowed"
 
 
 # ---------------------------------------------------------------------------------------------- properties

@@ -233,4 +233,4 @@ def test_udp_access_is_told_to_be_unsupported() -> None:  # U1
 def test_port_that_a_service_calls_tcp_stays_tcp_whatever_else_it_is() -> None:
     world = ported().service("same", ServicePort(34, "http", target=3306), selector={"app": "shop"})
     protocols = {port.number: port.protocol.value for port in world.mesh().workloads[NS, "shop"].ports}
-    assert protocols == {3306: "tcp", 7000: "http", 8080: "http", 9090: "http"}
+    assert protocols == {3306: "tcp", 5353: "udp", 7000: "http", 8080: "http", 9090: "http"}

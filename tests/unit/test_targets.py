@@ -329,4 +329,5 @@ def test_container_port_names_decide_where_no_service_leads() -> None:
     assert [(port.number, port.protocol.value) for port in world.mesh().workloads[NS, "bare"].ports] == [
         (5000, "http"),
         (5001, "tcp"),
+        (5002, "udp"),
     ]

@@ -17,7 +17,7 @@ ANY = ("*",)
 
 def shapes(t: Trial, namespace: str) -> list[Manifest]:
     """Return one object of each kind and shape that the documents of these versions show."""
-    old = t.versions.specs in {"v1alpha1"}
+    old = t.versions.specs == "v1alpha1"
     matches = [Match("metrics", "/metrics", ("GET",)), Match("health", "/ping", ANY)]
     if not old:
         matches.append(Match("agent", None, None, (("user-agent", ".*Browser.*"),)))
@@ -28,7 +28,9 @@ def shapes(t: Trial, namespace: str) -> list[Manifest]:
         Routes("the-routes", namespace, tuple(matches)),
         TcpRoute("tcp-route", namespace, (8080,) if t.versions.specs == "v1alpha4" else None),
         Target("path-specific", namespace, Subject("service-a"), sources, rules),
-        Target("everything", namespace, Subject("service-a"), sources, (Rule("the-routes"), Rule("tcp-route", "TCPRoute"))),
+        Target(
+            "everything", namespace, Subject("service-a"), sources, (Rule("the-routes"), Rule("tcp-route", "TCPRoute"))
+        ),
     ]
     weights: tuple[tuple[str, model.Weight], ...] = (("website-v1", 80), ("website-v2", 20))
     if t.versions.split == "v1alpha1":
@@ -83,7 +85,9 @@ async def an_update_under_another_version_means_the_same(t: Trial) -> None:
     await t.apply(split)
     await t.shares(s.client, s.to(), {"v1": 2 / 3, "v2": 1 / 3}, n=1000, note=t.version)
     for number, version in enumerate(t.harness.served.get(GROUPS["split"], ())):
-        weights = ((s.names["v1"], 1), (s.names["v2"], 3)) if number % 2 == 0 else ((s.names["v1"], 3), (s.names["v2"], 1))
+        weights = (
+            ((s.names["v1"], 1), (s.names["v2"], 3)) if number % 2 == 0 else ((s.names["v1"], 3), (s.names["v2"], 1))
+        )
         other = render(replace(split, backends=weights), versions_for("split", version))
         await t.apply(other)
         await s.settle()

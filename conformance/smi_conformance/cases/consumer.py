@@ -52,7 +52,7 @@ async def whole_quantities_come_back(t: Trial) -> None:
 
 @case("CC-03")
 async def a_canary_in_argo_rollouts_manner(t: Trial) -> None:
-    """The root is the stable Service and one of the backends; one more experiment gets a share, too."""
+    """Name the root, which is the stable Service, as one of the backends beside a canary and an experiment."""
     s = await shop(t)
     five, more, rest = (str(item) if t.version == "v1alpha1" else item for item in (5, 5, 90))
     weights: dict[str, Weight] = {"v1": five, "v2": more, "root": rest}

@@ -19,15 +19,15 @@ def bound(name: str, namespace: str | None = "") -> Subject:
     return Subject(name, namespace, "IdentityBinding", GROUP)
 
 
-async def bindings_house(t: Trial) -> House:
+async def bindings_house(t: Trial, *more: App) -> House:
     """Set the house up; bob always gets in, as the control."""
-    h = await house(t)
+    h = await house(t, more=more)
     await t.apply(h.everything(), h.target(("bob",), name="control"))
     await t.allowed(h.who("bob"), h.to())
     return h
 
 
-def target(t: Trial, h: House, *sources: Subject, destination: Subject | None = None) -> Target:
+def target(h: House, *sources: Subject, destination: Subject | None = None) -> Target:
     """Return a target from bindings to the API."""
     return replace(h.target(name="bound"), sources=sources, destination=destination or Subject("api"))
 
@@ -42,24 +42,21 @@ async def a_binding_stands_for_its_account(t: Trial) -> None:
     h = await bindings_house(t)
     source = Binding(t.name("source"), h.ns, service_account="alice")
     destination = Binding(t.name("api"), h.ns, service_account="api")
-    await t.apply(source, destination, target(t, h, bound(source.name), destination=bound(destination.name)))
+    await t.apply(source, destination, target(h, bound(source.name), destination=bound(destination.name)))
     await t.allowed(h.who("alice"), h.to())
     await t.denied(h.who("carol"), h.to(), await control(h))
 
 
-async def _pair(t: Trial, h: House) -> tuple[App, App]:
-    """Return two clients of one account, of which the first has a label."""
-    gold, _ = await t.deploy(h.place, App("gold", "", "twin", (("app", "gold"), *GOOD)))
-    plain, _ = await t.deploy(h.place, App("plain", "", "twin", (("app", "plain"),)))
-    return gold, plain
+# Two clients of one account, of which the first has a label.
+PAIR = (App("gold", "", "twin", (("app", "gold"), *GOOD)), App("plain", "", "twin", (("app", "plain"),)))
 
 
 @case("IB-02")
 async def labelled_pods_get_in_and_others_of_the_account_do_not(t: Trial) -> None:
-    h = await bindings_house(t)
-    gold, plain = await _pair(t, h)
+    h = await bindings_house(t, *PAIR)
+    gold, plain = h.who("gold"), h.who("plain")
     source = Binding(t.name("source"), h.ns, selector=GOOD)
-    await t.apply(source, target(t, h, bound(source.name)))
+    await t.apply(source, target(h, bound(source.name)))
     await t.allowed(gold, h.to())
     await t.denied(plain, h.to(), await control(h))
 
@@ -73,7 +70,7 @@ async def as_destination_labels_open_those_pods_only(t: Trial) -> None:
     await t.deploy(h.place, plain)
     await t.apply(h.service("both", "goldapi"), h.service("other", "plainapi"))
     destination = Binding(t.name("dest"), h.ns, selector=GOOD)
-    await t.apply(destination, target(t, h, Subject("alice"), destination=bound(destination.name)))
+    await t.apply(destination, target(h, Subject("alice"), destination=bound(destination.name)))
     await t.reaches(h.who("alice"), h.to(service="both"), "goldapi", k=10)
     await t.denied(h.who("alice"), h.to(service="other"), (h.who("alice"), h.to(service="both")))
 
@@ -83,7 +80,7 @@ async def spiffe_identities(t: Trial) -> None:
     h = await bindings_house(t)
     path = f"{t.trust_domain}/ns/{h.ns}/sa/"
     source = Binding(t.name("source"), h.ns, spiffe=(f"{path}alice",))
-    await t.apply(source, target(t, h, bound(source.name)))
+    await t.apply(source, target(h, bound(source.name)))
     await t.allowed(h.who("alice"), h.to())
     await t.denied(h.who("carol"), h.to(), await control(h))
     async with t.provisional("withScheme"):
@@ -105,20 +102,18 @@ async def spiffe_identities(t: Trial) -> None:
 async def a_federated_identity_is_not_the_local_one(t: Trial) -> None:
     h = await bindings_house(t)
     source = Binding(t.name("source"), h.ns, spiffe=(f"federated.example/ns/{h.ns}/sa/alice",))
-    await t.apply(source, target(t, h, bound(source.name)))
+    await t.apply(source, target(h, bound(source.name)))
     await t.denied(h.who("alice"), h.to(), await control(h))
 
 
 @case("IB-06")
 async def schemes_are_alternatives(t: Trial) -> None:
-    h = await bindings_house(t)
-    source = Binding(
-        t.name("source"), h.ns, service_account="alice", spiffe=(f"{t.trust_domain}/ns/{h.ns}/sa/carol",)
-    )
-    await t.apply(source, target(t, h, bound(source.name)))
+    h = await bindings_house(t, *PAIR)
+    source = Binding(t.name("source"), h.ns, service_account="alice", spiffe=(f"{t.trust_domain}/ns/{h.ns}/sa/carol",))
+    await t.apply(source, target(h, bound(source.name)))
     await t.allowed(h.who("alice"), h.to())
     await t.allowed(h.who("carol"), h.to())
-    gold, plain = await _pair(t, h)
+    gold, plain = h.who("gold"), h.who("plain")
     await t.denied(plain, h.to(), await control(h))
     labels = replace(source, service_account=None, selector=GOOD)
     await t.apply(labels)
@@ -132,7 +127,7 @@ async def an_account_is_the_one_of_the_bindings_namespace(t: Trial) -> None:
     h = await bindings_house(t)
     elsewhere = await t.place(VISITORS, enforced=True)
     source = Binding(t.name("source"), h.ns, service_account="alice")
-    await t.apply(source, target(t, h, bound(source.name)))
+    await t.apply(source, target(h, bound(source.name)))
     await t.allowed(h.who("alice"), h.to())
     await t.denied(elsewhere["alice"], h.to(), await control(h))
 
@@ -143,7 +138,7 @@ async def bindings_of_two_namespaces(t: Trial) -> None:
     elsewhere = await t.place(VISITORS, enforced=True)
     name = t.name("source")
     here, there = (Binding(name, ns, service_account="alice") for ns in (h.ns, elsewhere.namespace))
-    await t.apply(here, there, target(t, h, bound(name), bound(name, elsewhere.namespace)))
+    await t.apply(here, there, target(h, bound(name), bound(name, elsewhere.namespace)))
     await t.allowed(h.who("alice"), h.to())
     await t.allowed(elsewhere["alice"], h.to())
     await t.denied(elsewhere["client"], h.to(), await control(h))
@@ -156,7 +151,7 @@ async def a_binding_never_reaches_another_namespace(t: Trial) -> None:
     gold, _ = await t.deploy(h.place, App("gold", "", "twin", (("app", "gold"), *GOOD)))
     thief, _ = await t.deploy(elsewhere, App("gold", "", "twin", (("app", "gold"), *GOOD)))
     name = t.name("source")
-    await t.apply(Binding(name, h.ns, selector=GOOD), target(t, h, bound(name)))
+    await t.apply(Binding(name, h.ns, selector=GOOD), target(h, bound(name)))
     await t.allowed(gold, h.to())
     await t.denied(thief, h.to(), await control(h))
     await t.apply(Binding(name, elsewhere.namespace, service_account="alice"))
@@ -170,7 +165,7 @@ async def missing_or_empty_is_nobody(t: Trial) -> None:
     empty, selector = Binding(t.name("empty"), h.ns), Binding(t.name("selector"), h.ns, selector=())
     await t.try_apply(empty, selector)
     sources = (bound(t.name("missing")), bound(empty.name), bound(selector.name))
-    await t.apply(target(t, h, Subject("carol"), *sources))
+    await t.apply(target(h, Subject("carol"), *sources))
     await t.allowed(h.who("carol"), h.to())
     await t.denied(h.who("alice"), h.to(), await control(h))
 
@@ -179,7 +174,7 @@ async def missing_or_empty_is_nobody(t: Trial) -> None:
 async def access_follows_bindings_and_labels(t: Trial) -> None:
     h = await bindings_house(t)
     source = Binding(t.name("source"), h.ns, service_account="alice")
-    await t.apply(source, target(t, h, bound(source.name)))
+    await t.apply(source, target(h, bound(source.name)))
     await t.allowed(h.who("alice"), h.to())
     await t.apply(replace(source, service_account="carol"))
     await t.allowed(h.who("carol"), h.to())
@@ -201,5 +196,5 @@ async def another_group_is_no_binding(t: Trial) -> None:
     source = Binding(t.name("source"), h.ns, service_account="alice")
     stranger = Subject(source.name, "", "IdentityBinding", "other.example.com")
     await t.apply(source)
-    await t.try_apply(target(t, h, stranger))
+    await t.try_apply(target(h, stranger))
     await t.denied(h.who("alice"), h.to(), await control(h))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,23 +26,22 @@ def failed(replies: Sequence[Reply]) -> Failure | None:
 async def a_whole_release_fails_no_request(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 100, "v2": 0})
-    seconds = 3 if t.rules.quick else 8
-    load = asyncio.create_task(t.send(s.client, s.to(), Batch(n=seconds * 50, concurrency=4, interval=0.02)))
-    pause = seconds / 6
-    await t.apply(split)
-    await asyncio.sleep(pause)
-    for one, two in ((2, 1), (0, 1)):
-        await t.apply(replace(split, backends=((s.names["v1"], one), (s.names["v2"], two))))
-        await asyncio.sleep(pause)
-    await t.apply(replace(split, backends=((s.names["v2"], 1),)))
-    await asyncio.sleep(pause)
-    await t.delete(split)
-    replies = await load
+    one, two = s.names["v1"], s.names["v2"]
+    async with t.load(s.client, s.to()) as replies:
+        await t.apply(split)
+        await t.reaches(s.client, s.to(), "v1", k=5)
+        for backends, seen in (
+            (((one, 2), (two, 1)), ("v1", "v2")),
+            (((one, 0), (two, 1)), ("v2",)),
+            (((two, 1),), ("v2",)),
+        ):
+            await t.apply(replace(split, backends=backends))
+            await t.reaches(s.client, s.to(), *seen, k=10)
+        await t.delete(split)
+        await t.reaches(s.client, s.to(), "base", k=5)
+    t.notes.observed["answered"] = dict(Counter(reply.app for reply in replies))
     if failure := failed(replies):
         raise failure
-    seen = Counter(reply.app for reply in replies)
-    t.notes.observed["answered"] = dict(seen)
-    t.check({"v1", "v2", "base"} <= set(seen), f"the release was not seen in the traffic: {dict(seen)}")
 
 
 @case("TS-28")
@@ -57,7 +55,9 @@ async def requests_of_one_connection_are_divided(t: Trial) -> None:
         t.notes.observed[kind] = dict(counts)
         reused = sum(reply.reused for reply in replies)
         t.check(reused >= 190, f"{kind}: the connection did not last ({reused} of 200 used it again)")
-        t.check(set(counts) == {"v1", "v2"} and min(counts.values()) >= 40, f"{kind}: one connection got {dict(counts)}")
+        t.check(
+            set(counts) == {"v1", "v2"} and min(counts.values()) >= 40, f"{kind}: one connection got {dict(counts)}"
+        )
 
 
 @case("TS-29")
@@ -103,7 +103,8 @@ async def backends_of_other_types(t: Trial) -> None:
     for kind in ("NodePort", "LoadBalancer", "Headless"):
         name = t.name(kind.lower())
         await t.apply(
-            Service(name, s.ns, (("app", "v2"),), HTTP, kind), Split(t.name("split"), s.ns, s.names["root"], ((name, 100),))
+            Service(name, s.ns, (("app", "v2"),), HTTP, kind),
+            Split(t.name("split"), s.ns, s.names["root"], ((name, 100),)),
         )
         await t.reaches(s.client, s.to(), "v2")
         await t.apply(Split(t.name("split"), s.ns, s.names["root"], ((s.names["v1"], 100),)))
@@ -209,7 +210,7 @@ async def two_splits_of_one_root(t: Trial) -> None:
     async with t.provisional("age"):
         await t.apply(first)
         await t.reaches(s.client, s.to(), "v1")
-        await asyncio.sleep(2.1)  # creationTimestamp has whole seconds
+        await t.pause(2.1)  # creationTimestamp has whole seconds
         await t.apply(second)
         await t.said(second)
         counts = await t.sample(s.client, s.to(), 200)
@@ -217,7 +218,7 @@ async def two_splits_of_one_root(t: Trial) -> None:
     await t.delete(first, second)
     await t.reaches(s.client, s.to(), "base", k=5)
     async with t.provisional("name"):
-        await asyncio.sleep(1.0 - time.time() % 1.0)  # both in one second
+        await t.pause(1.0 - time.time() % 1.0)  # both in one second
         one, two = s.split({"v1": 100}, name="a-name"), s.split({"v2": 100}, name="b-name")
         await t.apply(one, two)
         await t.eventually(s.client, s.to(), lambda reply: reply.ok and reply.app != "base", "one of them counts")
@@ -242,8 +243,8 @@ async def a_service_that_is_no_plain_name(t: Trial) -> None:
         split = Split(root, s.ns, "shop.example.com", ((s.names["v1"], 100),))
         await t.apply(split)
         await t.reaches(s.client, s.to(host="shop.example.com"), "v1", k=5)
-        plain = await t.sample(s.client, s.to(), 50)
-        t.reading("host", "extra domain" if set(plain) == {"base"} else f"extra domain, and the root itself: {dict(plain)}")
+        t.reading("host", "extra domain")
+        t.notes.observed["the root itself"] = dict(await t.sample(s.client, s.to(), 50))
         await t.delete(split)
     async with t.provisional("unknownHost"):
         split = Split(t.name("unknown"), s.ns, "other.example.com", ((s.names["v1"], 100),))
@@ -255,11 +256,14 @@ async def a_service_that_is_no_plain_name(t: Trial) -> None:
 
 @case("TS-39")
 async def udp(t: Trial) -> None:
-    s = await shop(t, ports=(ServicePort(9003, protocol="udp"),))
-    split = s.split({"v2": 100})
+    s = await shop(t)
+    root, leaf, ports = t.name("uroot"), t.name("uleaf"), (ServicePort(9003, protocol="udp"),)
+    req = Req(f"{s.ns}/{root}", 9003, "udp")
+    split = Split(t.name("split"), s.ns, root, ((leaf, 100),))
+    await t.apply(Service(root, s.ns, (("app", "base"),), ports), Service(leaf, s.ns, (("app", "v2"),), ports))
     async with t.provisional("udp"):
+        await t.reaches(s.client, req, "base", k=5)
         await t.apply(split)
-        req = Req(f"{s.ns}/{s.names['root']}", 9003, "udp")
         try:
             await t.reaches(s.client, req, "v2", k=5)
             t.reading("udp", "split")

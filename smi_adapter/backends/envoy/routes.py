@@ -33,8 +33,8 @@ _RETRY: Final[Fields] = {
 }
 
 _DOTS_LEFT_OVER: Final[Fields] = {
-    # `/a/%2e%2e;/b` is `/a/..;/b` once normalised, and `/b` to an application that ignores what follows `;`. The caller's
-    # own proxy and this one normalise twice; a caller that goes around its own must not be let past a rule for `/a/`.
+    # `/a/%2e%2e;/b` is `/a/..;/b` once normalised, and `/b` to an application that ignores what follows `;`. Two
+    # proxies normalise twice; a caller that goes around its own must not be let past a rule for `/a/`.
     "match": {"safe_regex": {"regex": r"(?s:.*)/\.\.?;(?s:.*)"}},
     "direct_response": {"status": 400},
 }

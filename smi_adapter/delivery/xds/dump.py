@@ -5,6 +5,7 @@ Slow and readable; the bytes that proxies get come from `chunks.py` alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,11 @@ from smi_adapter.backends import Resource, XdsConfig
 def message(resource: Resource) -> dict[str, Any]:
     """Return the resource's message as plain data, fields named as in Envoy's documentation."""
     content = envoy_api.message(resource.type_url.removeprefix(envoy_api.TYPE_URL_PREFIX)).FromString(resource.body)
-    plain: dict[str, Any] = json_format.MessageToDict(
-        content, preserving_proto_field_name=True, descriptor_pool=envoy_api.pool()
+    # By way of text: MessageToDict leaves OrderedDicts inside, which YAML does not know, and maps in any order.
+    text = json_format.MessageToJson(
+        content, preserving_proto_field_name=True, sort_keys=True, descriptor_pool=envoy_api.pool()
     )
+    plain: dict[str, Any] = json.loads(text)
     return plain
 
 

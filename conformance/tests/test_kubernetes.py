@@ -1,0 +1,281 @@
+"""The Kubernetes harness against a server that speaks the same HTTP and WebSocket, with a real `echo.py` behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("aiohttp")
+
+from aiohttp import web
+
+from smi_conformance import echo
+from smi_conformance.kubernetes import ExecStream, KubernetesHarness
+from smi_conformance.protocol import App, Batch, HarnessError, Port, Req
+from smi_conformance.target import Target, load
+
+TARGET = """
+implementation: {organization: acme, project: acme-mesh, url: "https://acme.example", version: v1, contact: ["@acme"]}
+mesh: {hostTemplate: "127.0.0.1", podLabels: {mesh: "on"}}
+"""
+
+
+class Cluster:
+    """As much of an API server as the harness uses; its one server pod listens on a local port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.objects: dict[str, Any] = {}
+        self.log = folder / "log"
+        self.groups = True
+        self.broken = False
+        self.commands: list[list[str]] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if self.broken:
+            return web.json_response({"message": "etcd is away"}, status=500)
+        if path.endswith("/exec"):
+            return await self.exec(request)
+        if path.endswith("/log"):
+            return web.Response(text=self.log.read_text() if self.log.exists() else "")
+        if request.method == "PATCH":
+            return await self.patch(request)
+        if request.method == "DELETE":
+            return web.json_response({}, status=200 if self.objects.pop(path, None) else 404)
+        return self.get(request)
+
+    def get(self, request: web.Request) -> web.Response:
+        path = request.path
+        if path == "/version":
+            return web.json_response({"gitVersion": "v1.37.0"})
+        if path == "/api/v1/nodes":
+            return web.json_response({"items": [{}]})
+        if path.startswith("/apis/") and path.count("/") == 2:
+            known = self.groups and "split" in path
+            return web.json_response({"versions": [{"version": "v1alpha4"}]}, status=200 if known else 404)
+        if path.endswith("/pods"):
+            name = request.query["labelSelector"].partition("=")[2]
+            gone = {"metadata": {"name": f"{name}-old", "deletionTimestamp": "now"}}
+            return web.json_response(
+                {"items": [{"metadata": {"name": f"{name}-0"}, "status": {"podIP": "10.0.0.9"}}, gone]}
+            )
+        if path.endswith("/events"):
+            return web.json_response({"items": [{"reason": "PortMismatch", "message": request.query["fieldSelector"]}]})
+        found = self.objects.get(path)
+        return web.json_response(found or {"message": "not found"}, status=200 if found else 404)
+
+    async def patch(self, request: web.Request) -> web.Response:
+        raw = json.loads(await request.text())
+        if raw["kind"] == "TrafficSplit" and not raw["spec"].get("backends"):
+            return web.json_response({"message": "spec.backends is required"}, status=422)
+        if not request.query.get("dryRun"):
+            if raw["kind"] == "Deployment":
+                count = raw["spec"]["replicas"]
+                raw["metadata"]["generation"] = 3
+                raw["status"] = {
+                    "observedGeneration": 3,
+                    "replicas": count,
+                    "updatedReplicas": count,
+                    "readyReplicas": count,
+                }
+            self.objects[request.path] = raw
+        return web.json_response(raw, status=201)
+
+    async def exec(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io",))
+        await socket.prepare(request)
+        self.commands.append(request.query.getall("command"))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-u", echo.__file__, "client"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        async def out(stream: asyncio.StreamReader) -> None:
+            while data := await stream.read(37):  # pieces that end anywhere
+                await socket.send_bytes(b"\x01" + data)
+
+        task = asyncio.create_task(out(process.stdout))
+        async for message in socket:
+            process.stdin.write(message.data[1:])
+        process.kill()
+        await process.wait()
+        await task
+        return socket
+
+
+@asynccontextmanager
+async def cluster(folder: Path) -> AsyncIterator[tuple[Cluster, KubernetesHarness]]:
+    found = Cluster(folder)
+    application = web.Application()
+    application.router.add_route("*", "/{tail:.*}", found.handle)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    address = runner.addresses[0]
+    config = {
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{address[1]}"}}],
+        "users": [{"name": "u", "user": {"token": "not-a-secret"}}],
+    }
+    (folder / "config").write_text(yaml.safe_dump(config))
+    (folder / "target.yaml").write_text(TARGET)
+    harness = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+    try:
+        yield found, harness
+    finally:
+        await harness.stop()
+        await runner.cleanup()
+
+
+def target_of(folder: Path) -> Target:
+    return load(folder / "target.yaml")
+
+
+async def _listen(folder: Path) -> tuple[int, asyncio.subprocess.Process]:
+    with __import__("socket").socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    environment = {
+        **os.environ,
+        "ECHO_BIND": "127.0.0.1",
+        "ECHO_APP": "v1",
+        "ECHO_POD": "v1-0",
+        "ECHO_PORTS": json.dumps([{"port": port, "protocol": "http"}]),
+        "ECHO_LEDGER": str(folder / "log"),
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, echo.__file__, "serve", env=environment)
+    for _ in range(200):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return port, process
+    raise AssertionError("the server did not start")
+
+
+async def _whole_story(folder: Path) -> None:
+    async with cluster(folder) as (found, harness):
+        await harness.start()
+        assert harness.served == {"split.smi-spec.io": ("v1alpha4",)}
+        assert harness.environment["kubernetes"] == "v1.37.0"
+        await harness.namespace("cf-1", enforced=True)
+        program = found.objects["/api/v1/namespaces/cf-1/configmaps/conformance-echo"]["data"]["echo.py"]
+        assert program == Path(echo.__file__).read_text()
+        app, client = App("v1", "cf-1", ports=(Port(8080),)), App("client", "cf-1")
+        pods = await harness.deploy(app)
+        assert [pod.name for pod in pods] == ["v1-0"]  # the one that is going does not count
+        await harness.deploy(client)
+        labels = found.objects["/apis/apps/v1/namespaces/cf-1/deployments/v1"]["spec"]["template"]["metadata"]["labels"]
+        assert labels == {"conformance-app": "v1", "mesh": "on"}
+        port, process = await _listen(folder)
+        try:
+            replies = await harness.send(client, Req("cf-1/v1", port), Batch(n=30), "tok")
+            assert [reply.app for reply in replies] == ["v1"] * 30
+            assert {item.token for item in await harness.receipts(app)} == {f"tok-{number}" for number in range(30)}
+            assert await harness.receipts(app) == []  # each is told once
+            again = await harness.send(client, Req("cf-1/v1", port), Batch(n=1), "more")
+            assert again[0].ok
+            assert len(found.commands) == 1  # one exec stays open
+        finally:
+            process.kill()
+            await process.wait()
+        refused = (await harness.send(client, Req("cf-1/v1", port), Batch(n=1), "gone"))[0]
+        assert refused.outcome == "refused"
+
+
+async def _objects(folder: Path) -> None:
+    async with cluster(folder) as (found, harness):
+        await harness.start()
+        metadata = {"name": "s", "namespace": "cf-1"}
+        split = {"apiVersion": "split.smi-spec.io/v1alpha4", "kind": "TrafficSplit", "metadata": metadata, "spec": {}}
+        (result,) = await harness.apply([split])
+        assert (result.code, result.message) == (422, "spec.backends is required")
+        good = {**split, "spec": {"backends": [{"service": "a", "weight": 1}]}}
+        assert (await harness.apply([good], dry_run=True))[0].accepted
+        assert await harness.get(good) is None
+        assert (await harness.apply([good]))[0].accepted
+        assert await harness.get(good) == good
+        (event,) = await harness.events(good)
+        assert event.message == "involvedObject.kind=TrafficSplit,involvedObject.name=s"
+        await harness.delete([good, good])
+        assert await harness.get(good) is None
+        found.broken = True
+        with pytest.raises(HarnessError, match="answered 500"):
+            await harness.apply([good])
+
+
+async def _nothing_served(folder: Path) -> None:
+    async with cluster(folder) as (found, harness):
+        found.groups = False
+        with pytest.raises(HarnessError, match="CRDs"):
+            await harness.start()
+
+
+async def _unreachable(folder: Path) -> None:
+    async with cluster(folder) as (_, harness):
+        config = yaml.safe_load((folder / "config").read_text())
+        config["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
+        (folder / "config").write_text(yaml.safe_dump(config))
+        with pytest.raises(HarnessError, match="does not answer"):
+            await harness.start()
+
+
+class Recorded:
+    """A WebSocket that plays a recorded exec stream."""
+
+    def __init__(self, *frames: bytes) -> None:
+        self._frames = frames
+
+    async def send_bytes(self, data: bytes) -> None:
+        assert data[0] == 0
+
+    async def close(self) -> None:
+        pass
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        await asyncio.sleep(0.01)
+        for data in self._frames:
+            yield type("Message", (), {"data": data})()
+        await asyncio.sleep(0.01)
+
+
+async def _recorded() -> None:
+    frames = (b"\x01", b"\x02a warning", b'\x01{"id": 1, "bod', b'\x01ies": []}\nnoise\n', b'\x03{"status":"Failure"}')
+    stream = ExecStream(Recorded(*frames), "exec")
+    assert (await stream.ask({}, 5))["bodies"] == []
+    with pytest.raises(HarnessError, match="Failure"):
+        await stream.ask({}, 5)
+    await stream.close()
+
+
+@pytest.mark.parametrize("story", [_whole_story, _objects, _nothing_served, _unreachable])
+def test_harness(story: Any, tmp_path: Path) -> None:
+    asyncio.run(asyncio.wait_for(story(tmp_path), 60))
+
+
+def test_a_recorded_exec_stream_is_read_in_pieces_and_its_end_is_told() -> None:
+    asyncio.run(_recorded())
+
+
+def test_a_kubeconfig_without_the_context_is_told(tmp_path: Path) -> None:
+    (tmp_path / "target.yaml").write_text(TARGET)
+    (tmp_path / "config").write_text("contexts: []\n")
+    harness = KubernetesHarness(target_of(tmp_path), "kind-x", str(tmp_path / "config"))
+    with pytest.raises(HarnessError, match="no context 'kind-x'"):
+        asyncio.run(harness.start())

@@ -1,0 +1,163 @@
+"""Reports: what is counted, what is valid, and that two runs can be compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from smi_conformance import catalog, report
+from smi_conformance.cli import main
+from smi_conformance.explain import Recorder
+from smi_conformance.page import page
+from smi_conformance.runner import Instance, Outcome, Run, Verdict
+from smi_conformance.target import Target, TargetError, load
+from smi_conformance.trial import QUICK, Notes
+
+TARGET = """
+implementation: {organization: acme, project: acme-mesh, url: "https://acme.example", version: v1, contact: ["@acme"]}
+claims: {profiles: [SPLIT], features: [SplitTCP], versions: {split.smi-spec.io: [v1alpha2]}}
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    path = tmp_path / "target.yaml"
+    path.write_text(TARGET)
+    return load(path)
+
+
+def made(target: Target, *results: tuple[str, str, str]) -> dict[str, Any]:
+    run = Run(target, Recorder(), QUICK)
+    for name, version, result in results:
+        entry = catalog.entries()[name]
+        verdicts = tuple(
+            Verdict(check.level, result if check.level != "provisional" else "observed") for check in entry.checks
+        )
+        readings = {key: value for check in entry.checks for key, value in check.readings.items()}
+        outcome = Outcome(Instance(entry, version), verdicts, Notes({"v1": 90}, readings, {}, [0.4]), 12.0)
+        run.outcomes[outcome.instance.id] = outcome
+    return report.build(run)
+
+
+def levels(found: Mapping[str, Any], name: str = "SPLIT") -> tuple[str, dict[str, int]]:
+    profile = next(item for item in found["profiles"] if item["name"] == name)
+    return profile["core"]["result"], profile["core"]["statistics"]
+
+
+def test_a_report_is_valid_and_comes_back_as_it_was_written(target: Target, tmp_path: Path) -> None:
+    found = made(target, ("TS-02", "v1alpha4", "passed"), ("TS-36", "v1alpha4", "observed"))
+    path = tmp_path / "report.yaml"
+    report.write(found, path)
+    assert report.read(path) == found
+    assert report.problems(found) == []
+
+
+def test_a_capitalised_key_is_refused(target: Target) -> None:
+    found = made(target, ("TS-02", "v1alpha4", "passed"))
+    found["profiles"][0]["core"]["statistics"]["Failed"] = 0
+    assert any("Failed" in problem for problem in report.problems(found))
+
+
+def test_an_id_that_is_not_in_the_catalogue_is_refused(target: Target) -> None:
+    found = made(target, ("TS-02", "v1alpha4", "passed"))
+    found["cases"][0]["id"] = "TS-99"
+    assert report.problems(found) == ["cases: TS-99 is not in the catalogue"]
+
+
+@pytest.mark.parametrize(
+    ("result", "level", "counts"),
+    [
+        ("passed", "success", (2, 0, 0)),
+        ("failed", "failure", (1, 1, 0)),
+        ("error", "partial", (1, 0, 1)),
+        ("skipped", "partial", (1, 0, 1)),
+        ("notSupported", "success", (1, 0, 0)),
+    ],
+)
+def test_counting(target: Target, result: str, level: str, counts: tuple[int, int, int]) -> None:
+    found = levels(made(target, ("TS-02", "v1alpha4", "passed"), ("TS-05", "v1alpha4", result)))
+    assert found == (level, dict(zip(("passed", "failed", "skipped"), counts, strict=True)))
+
+
+def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Target) -> None:
+    claimed = made(target, ("TS-02", "v1alpha2", "notServed"))
+    other = made(target, ("TS-02", "v1alpha3", "notServed"), ("TS-05", "v1alpha4", "passed"))
+    assert levels(claimed)[0] == "failure"
+    assert levels(other)[0] == "success"
+
+
+def test_only_features_whose_cases_all_passed_are_verified(target: Target) -> None:
+    good = made(target, ("TS-29", "v1alpha4", "passed"))["profiles"][0]
+    bad = made(target, ("TS-29", "v1alpha4", "passed"), ("TS-29", "v1alpha3", "skipped"))["profiles"][0]
+    assert (good["verifiedFeatures"], good["claimedUnverified"]) == (["SplitTCP"], [])
+    assert (bad["verifiedFeatures"], bad["claimedUnverified"]) == ([], ["SplitTCP"])
+
+
+def test_quick_runs_and_errors_are_not_submittable(target: Target) -> None:
+    assert made(target, ("TS-02", "v1alpha4", "passed"))["submittable"] is False
+
+
+def test_counts_and_times_are_no_difference_but_results_and_readings_are(target: Target) -> None:
+    one = made(target, ("TS-02", "v1alpha4", "passed"), ("TS-36", "v1alpha4", "observed"))
+    two = copy.deepcopy(one)
+    two["cases"][0] |= {"durationMs": 99, "observed": {"v1": 91}}
+    assert report.diff(one, two) == []
+    two["cases"][0]["result"] = "failed"
+    two["cases"][1]["readings"]["missing"] = "kept"
+    assert len(report.diff(one, two)) == 2
+
+
+def test_unexpected_readings_are_told(target: Target) -> None:
+    found = made(target, ("TS-36", "v1alpha4", "observed"))
+    same = {"TS-36": dict(found["cases"][0]["readings"])}
+    assert report.unexpected(found, same) == []
+    assert report.unexpected(found, {"TS-36": {**same["TS-36"], "missing": "kept"}})
+    assert report.unexpected(found, {})
+
+
+def test_page_is_one_file_with_every_case(target: Target) -> None:
+    text = page(made(target, ("TS-02", "v1alpha4", "failed"), ("TS-36", "v1alpha4", "observed")))
+    assert "TS-02" in text
+    assert "TS-36" in text
+    assert "<script" not in text
+    assert "<link" not in text
+    assert "<img" not in text
+
+
+def test_an_unknown_field_of_a_target_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "target.yaml"
+    for text, words in (
+        (TARGET + "meshes: {}\n", "unknown field meshes"),
+        (TARGET + "mesh: {hostTemplat: x}\n", "unknown field mesh.hostTemplat"),
+        (TARGET.replace("SplitTCP", "SplitTPC"), "SplitTPC"),
+        (TARGET.replace("[SPLIT]", "[SPLITS]"), "SPLITS"),
+        (TARGET.replace("organization: acme, ", ""), "implementation.organization is missing"),
+        (TARGET + "settings: {maxTimeToConsistency: soon}\n", "soon"),
+        ("- a\n", "is no mapping"),
+        ("a: [", "target.yaml"),
+    ):
+        path.write_text(text)
+        with pytest.raises(TargetError, match=words):
+            load(path)
+
+
+def test_command_line_lists_explains_and_validates(target: Target, tmp_path: Path) -> None:
+    runner = CliRunner()
+    assert "TS-20" in runner.invoke(main, ["list"]).output
+    assert len(yaml.safe_load(runner.invoke(main, ["list", "-o", "json"]).output)) == 168
+    assert "port number" in runner.invoke(main, ["explain", "TS-20"]).output
+    assert runner.invoke(main, ["explain", "TS-99"]).exit_code == 2
+    path, other = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    report.write(made(target, ("TS-02", "v1alpha4", "passed")), path)
+    report.write(made(target, ("TS-02", "v1alpha4", "failed")), other)
+    assert runner.invoke(main, ["validate", str(path)]).exit_code == 0
+    assert runner.invoke(main, ["diff", str(path), str(path)]).exit_code == 0
+    assert runner.invoke(main, ["diff", str(path), str(other)]).exit_code == 1
+    other.write_text("kind: Other\n")
+    assert runner.invoke(main, ["validate", str(other)]).exit_code == 1

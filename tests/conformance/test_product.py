@@ -1,0 +1,67 @@
+"""The conformance suite on this adapter, in short: the whole of it is `make conformance`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'conformance'}{os.pathsep}{ROOT}"}
+
+
+def conformance(
+    report: Path, *options: str, target: str = "tests/conformance/target.yaml", **more: str
+) -> dict[str, Any]:
+    """Run the suite with these options and return its report."""
+    command = [sys.executable, "-m", "smi_conformance", "run", "--target", target, "--report", str(report), *options]
+    done = subprocess.run(command, cwd=ROOT, env={**ENVIRONMENT, **more}, capture_output=True, text=True, check=False)
+    assert report.exists(), f"{done.stdout}\n{done.stderr}"
+    found: dict[str, Any] = yaml.safe_load(report.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_one_case_of_each_area_passes(tmp_path: Path) -> None:
+    ids = (
+        "API-04",
+        "TS-18",
+        "TS-29",
+        "TS-39",
+        "TS-44",
+        "HR-10",
+        "TT-06",
+        "TT-15",
+        "TR-02",
+        "IB-02",
+        "XR-01",
+        "CV-01",
+        "CC-01",
+    )
+    profiles = "SPLIT,SPLIT-AB,ACCESS,ACCESS-L4,IDENTITY,CONSUMER"
+    report = conformance(tmp_path / "report.yaml", "--quick", "--profile", profiles, "-k", ",".join(ids))
+    wrong = [
+        (row["id"], row["apiVersion"], row["reason"]) for row in report["cases"] if row["result"] in {"failed", "error"}
+    ]
+    assert wrong == []
+    assert {row["id"] for row in report["cases"]} == set(ids)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_a_driver_that_dies_is_an_error_and_the_report_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "target.yaml"
+    text = (ROOT / "tests/conformance/target.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
+    raw["local"] = {"driver": [sys.executable, "-c", "print('not a driver')"]}
+    target.write_text(yaml.safe_dump(raw))
+    report = conformance(tmp_path / "report.yaml", "-k", "TS-01", target=str(target))
+    assert {row["result"] for row in report["cases"]} == {"error"}
+    assert all("driver" in row["reason"] for row in report["cases"])
+    assert report["submittable"] is False

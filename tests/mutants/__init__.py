@@ -1,0 +1,1 @@
+"""Broken variants of this adapter, which the conformance suite has to find: a suite that passes them proves nothing."""
