@@ -276,17 +276,39 @@ class Ready(_BareArm):
 
 
 class Immediate(_BareArm):
-    """Coalescing off: compiled as in the product, pushed at once, each change by itself."""
+    """Coalescing off: taken from a queue and compiled as in the product, then pushed at once, each by itself."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._flips = {name: setting.flip(name) for name in setting.world.echo}
+        self._changes: asyncio.Queue[Changes] = asyncio.Queue()
+        self._consumer: asyncio.Task[None] | None = None
+
+    async def open(self, port: int) -> int:
+        """Listen."""
+        self._consumer = asyncio.create_task(self._consume())
+        return await super().open(port)
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._consumer is not None:
+            self._consumer.cancel()
+            await asyncio.gather(self._consumer, return_exceptions=True)
+        await super().close()
 
     def write(self, state: str) -> None:
-        """Compile and push."""
+        """Move the probed split."""
         self.change(self._flips[state])
 
     def change(self, changes: Changes) -> None:
+        """Put changed objects on the queue, as a watch does."""
+        self._changes.put_nowait(changes)
+
+    async def _consume(self) -> None:
+        while True:
+            self._take(await self._changes.get())
+
+    def _take(self, changes: Changes) -> None:
         """Compile and push."""
         config = self._setting.apply(changes)
         for part in config.changed_parts or ():
@@ -300,7 +322,7 @@ class Timer(Immediate):
         super().__init__(setting)
         self._waiting: dict[Ref, RawObject | None] = {}
 
-    def change(self, changes: Changes) -> None:
+    def _take(self, changes: Changes) -> None:
         """Wait, and merge what comes meanwhile."""
         if not self._waiting:
             asyncio.get_running_loop().call_later(TIMER, self._fire)
@@ -308,7 +330,7 @@ class Timer(Immediate):
 
     def _fire(self) -> None:
         changes, self._waiting = self._waiting, {}
-        super().change(changes)
+        super()._take(changes)
 
 
 class OneTableArm(_BareArm):

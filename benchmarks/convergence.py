@@ -150,8 +150,8 @@ def coalescing(on: Stage) -> Iterator[Bar]:
     product: list[Flips] = []
     off: list[Flips] = []
     ours: list[float] = []
-    for number in range(plan.rounds):
-        on.bench.say(f"P12 round {number + 1} of {plan.rounds}")
+    for number in range(plan.few):
+        on.bench.say(f"P12 round {number + 1} of {plan.few}")
         for kind, found in (("product", product), ("immediate", off)):
             on.switch(kind)
             found.append(on.flips(plan.flips, plan.gap))
