@@ -1,9 +1,10 @@
 """One directory for each rule, named after what it shows.
 
-`in.yaml` is what `kubectl apply` takes, `options.yaml` the mesh's options if they are not the default ones. The other
-files are what the code made of it: `mesh.yaml`, `findings.yaml`, and one file for each built-in backend. `pytest
-tests/golden --update-golden` writes them all and removes those that are no longer made; then read the diff.
-`requests.yaml` is written by hand: what happens to requests, in SMI's words.
+`in.yaml` is what `kubectl apply` takes, `edit.yaml` (if any) what is applied after it, `options.yaml` the options of
+the mesh if they are not the default ones. The other files are what the code made of it: `mesh.yaml`, `findings.yaml`,
+and one file for each built-in backend. `pytest tests/golden --update-golden` writes them all and removes those that are
+no longer made; then read the diff. `requests.yaml` is written by hand: what happens to requests, in SMI's words; an
+entry with `when: before` is asked before the edit.
 
 A backend's file leaves out what looks the same in every case but for names (Envoy's Listeners, Clusters and access logs
 have tests of their own): what remains is what the case is about.
@@ -11,8 +12,8 @@ have tests of their own): what remains is what the case is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -21,20 +22,16 @@ from typing import Any
 import pytest
 import yaml
 
-from smi_adapter import app
+from smi_adapter import app, decode
 from smi_adapter.backends import Manifests, XdsConfig, load
 from smi_adapter.delivery.xds.dump import readable
 from smi_adapter.dump import plain
 from smi_adapter.evaluate import Request, as_data, evaluate
-from smi_adapter.findings import Finding, by_severity_then_object
-from smi_adapter.snapshot import Mode, Options, Profile
+from smi_adapter.findings import Finding, Ref, by_severity_then_object
 from smi_adapter.sources.controllers import Memory, reconcile
-from smi_adapter.sources.files import read_tree
+from tests.golden.cases import BY_HAND, CASES, HERE, PROFILES, ROWS, Asked, asked, options_of, shows, stages
 
-HERE = Path(__file__).parent
-CASES = sorted(path.parent for path in HERE.glob("*/in.yaml"))
 BACKENDS = ("envoy", "gateway_api")
-BY_HAND = frozenset({"in.yaml", "options.yaml", "requests.yaml"})
 ALIKE = frozenset({"Cluster", "ClusterLoadAssignment", "Listener"})
 """Types of Envoy resources that say nothing about a case which mesh.yaml does not say better; the parts below `dial`
 hold nothing else but what a caller out of scope gets, which `seen_by` tells."""
@@ -43,42 +40,21 @@ NEARLY = Fraction(1, 2**30)
 """How far a share may be off where weights were scaled to 32 bits (S2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One entry of a requests.yaml."""
-
-    case: Path
-    request: Mapping[str, Any]
-    expected: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.case.name}: {self.request}"
-
-
-def asked() -> Iterator[Asked]:
-    for case in CASES:
-        path = case / "requests.yaml"
-        for entry in yaml.safe_load(path.read_text()) if path.exists() else ():
-            yield Asked(case, entry["request"], entry["expect"])
-
-
-def options_of(case: Path) -> Options:
-    path = case / "options.yaml"
-    found: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
-    return Options(
-        profile=Profile(found.get("profile", "spec")),
-        mode=Mode(found.get("mode", "enforce")),
-        federated_domains=frozenset(found.get("federated_domains", ())),
-    )
-
-
 @cache
-def compiled(case: Path, backend: str = BACKENDS[0]) -> tuple[app.Compiled, tuple[Finding, ...]]:
-    """Compile a case as the command line would, and return what the files themselves had wrong beside it."""
-    tree = read_tree(case / "in.yaml")
-    world = reconcile(tree.objects, Memory())
-    state = app.Compiler(load(backend), options_of(case)).apply(world.objects)
-    return state, (*tree.findings(), *world.findings)
+def compiled(
+    case: Path, backend: str = BACKENDS[0], *, before: bool = False
+) -> tuple[app.Compiled, tuple[Finding, ...]]:
+    """Compile a case as a process would, and return what the files themselves had wrong beside it."""
+    compiler, memory = app.Compiler(load(backend), options_of(case)), Memory()
+    objects: dict[Ref, decode.RawObject] = {}
+    said: tuple[Finding, ...] = ()
+    for tree in stages(case)[: 1 if before else 2]:
+        objects |= tree.objects
+        world = reconcile(objects, memory)
+        memory, said = world.memory, (*said, *tree.findings(), *world.findings)
+        compiler.apply(world.objects)
+    assert compiler.current is not None
+    return compiler.current, said
 
 
 def outputs(case: Path) -> dict[str, str]:
@@ -141,22 +117,32 @@ def test_what_is_made_of_a_case_is_what_it_was(case: Path, request: pytest.Fixtu
     if request.config.getoption("--update-golden"):
         for name, text in made.items():
             (case / name).write_text(text)
-        for path in case.iterdir():
-            if path.name not in BY_HAND | made.keys():
-                path.unlink()
+        prune(case, made.keys())
     found = {path.name: path.read_text() for path in case.iterdir() if path.name not in BY_HAND}
-    assert found.keys() == made.keys(), "a file is missing or left over: pytest tests/golden --update-golden"
-    for name, text in made.items():
-        assert found[name] == text, (
-            f"{case.name}/{name} differs: pytest tests/golden --update-golden, then read the diff"
-        )
+    differences = "".join(difference(f"{case.name}/{name}", found, made) for name in sorted({*found, *made}))
+    if differences:
+        pytest.fail(f"pytest tests/golden --update-golden, then read the diff\n{differences}", pytrace=False)
 
 
-@pytest.mark.parametrize("entry", list(asked()), ids=str)
+def prune(case: Path, kept: Iterable[str]) -> None:
+    """Remove the files of a case that are no longer made."""
+    for path in case.iterdir():
+        if path.name not in {*BY_HAND, *kept}:
+            path.unlink()
+
+
+def difference(path: str, found: Mapping[str, str], made: Mapping[str, str]) -> str:
+    """Return the unified diff of a file, "" if there is none."""
+    name = path.rpartition("/")[2]
+    before, after = (files.get(name, "").splitlines(keepends=True) for files in (found, made))
+    sides = (path if name in found else "/dev/null", path if name in made else "/dev/null")
+    return "".join(difflib.unified_diff(before, after, *sides))
+
+
+@pytest.mark.parametrize("entry", [entry for case in CASES for entry in asked(case)], ids=str)
 def test_what_happens_to_a_request_is_what_the_case_says(entry: Asked) -> None:
-    state, _ = compiled(entry.case)
-    namespace, account = entry.request["from"].split("/")
-    service, _, port = entry.request["to"].partition(":")
+    state, _ = compiled(entry.case, before=entry.before)
+    (namespace, account), (service, port) = entry.source, entry.dialled
     pods = {
         name: pod for (where, name), pod in sorted(state.snapshot.pods.items()) if where == namespace
         and pod.service_account == account
@@ -166,8 +152,8 @@ def test_what_happens_to_a_request_is_what_the_case_says(entry: Asked) -> None:
         state.translation.mesh,
         Request(
             source=f"spiffe://cluster.local/ns/{namespace}/sa/{account}",
-            service=tuple(service.split("/")),
-            port=int(port),
+            service=service,
+            port=port,
             method=entry.request.get("method", "GET"),
             path=entry.request.get("path", "/"),
             headers=tuple(entry.request.get("headers", {}).items()),
@@ -182,6 +168,28 @@ def test_what_happens_to_a_request_is_what_the_case_says(entry: Asked) -> None:
         assert {**found, "share": 0} == {**expected, "share": 0}, verdict.why
 
 
-def test_every_directory_is_a_case() -> None:
-    directories = {path for path in HERE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert directories == set(CASES)
+def test_every_directory_is_a_case(request: pytest.FixtureRequest) -> None:
+    orphans = {path for path in HERE.iterdir() if path.is_dir() and path.name != "__pycache__"} - set(CASES)
+    if request.config.getoption("--update-golden"):
+        for path in orphans:
+            prune(path, ())
+            if not any(path.iterdir()):  # what somebody wrote by hand stays, and is told of below
+                path.rmdir()
+    assert {path for path in orphans if path.exists()} == set(), "a directory without in.yaml"
+
+
+@pytest.mark.parametrize("row", sorted(ROWS | PROFILES))
+def test_every_row_of_the_semantics_has_a_case(row: str) -> None:
+    assert any(row in shows(case) for case in CASES), f"no in.yaml begins with a comment that names {row}"
+
+
+def test_every_case_shows_a_row_that_there_is() -> None:
+    unknown = {case.name: shows(case) - ROWS - PROFILES for case in CASES if shows(case) - ROWS - PROFILES}
+    assert unknown == {}
+
+
+def test_a_difference_is_told_as_a_diff() -> None:
+    told = difference("case/mesh.yaml", {"mesh.yaml": "a: 1\n"}, {"mesh.yaml": "a: 2\n"})
+    assert "-a: 1\n+a: 2\n" in told
+    assert not difference("case/mesh.yaml", {"mesh.yaml": "a: 1\n"}, {"mesh.yaml": "a: 1\n"})
+    assert "+a: 2\n" in difference("case/mesh.yaml", {}, {"mesh.yaml": "a: 2\n"})
