@@ -47,7 +47,7 @@ def entry() -> None:
 @click.option("--junit", default="", type=click.Path(), help="Write JUnit XML here.")
 @click.option("--quick", is_flag=True, help="A quarter of the requests; not submittable.")
 @click.option("--repeat", default=1, show_default=True, help="Run so often; the worst result counts.")
-@click.option("--parallel", default=6, show_default=True, help="Cases at a time.")
+@click.option("--parallel", default=4, show_default=True, help="Cases at a time.")
 @click.option("--deadline", default=0.0, help="Seconds to converge (default: the target's maxTimeToConsistency).")
 @click.option("--keep", is_flag=True, help="Leave what was created and list it.")
 @click.option("--expect-readings", default="", type=click.Path(), help="YAML of expected readings; others exit with 1.")
