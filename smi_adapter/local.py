@@ -28,7 +28,7 @@ from smi_adapter.delivery.xds import AdsServer, ServerTls
 from smi_adapter.findings import Finding, Ref, by_severity_then_object
 from smi_adapter.identity.ca import Authority, KeyPair
 from smi_adapter.identity.issuer import Issuer
-from smi_adapter.runfolder import STATUS_SOCKET, lock, private_folder
+from smi_adapter.runfolder import lock, private_folder, status_socket
 from smi_adapter.settings import Settings
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
@@ -66,6 +66,9 @@ class LocalMesh:
         self._failed: dict[Ref, Any] = {}
         self._said: frozenset[Finding] = frozenset()
         private_folder(options.state)
+        self._socket = status_socket(options.state)
+        if self._socket.parent != options.state.absolute():
+            private_folder(self._socket.parent)
         self._lock = lock(options.state)
         trust_domain = options.settings.trust_domain
         self._own = f"spiffe://{trust_domain}{_OWN_ACCOUNT}"
@@ -95,7 +98,7 @@ class LocalMesh:
         """Run until the block ends, or until a task dies: then the block is cancelled and the error comes out."""
         try:
             self._port = await self.server.start("127.0.0.1", 0, self._tls)
-            status = await asyncio.start_unix_server(self._answer, self._options.state / STATUS_SOCKET)
+            status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
                 started = [tasks.create_task(task) for task in (self._follow(), self._listen(), self._rotate())]
                 yield self
@@ -104,7 +107,7 @@ class LocalMesh:
         finally:
             await self.runtime.stop()
             await self.server.stop()
-            (self._options.state / STATUS_SOCKET).unlink(missing_ok=True)
+            self._socket.unlink(missing_ok=True)
             self._claim.close()
             self._lock.close()
 
