@@ -73,6 +73,11 @@ def finding(code: str, subject: Ref, field: str, message: str, *, severity: Seve
     return Finding(code, severity or row.severity, subject, field, message, row.mend)
 
 
+def printable(text: str) -> str:
+    """Return user text with control characters escaped, so that no object can forge a line of a log or terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def by_severity_then_object(item: Finding) -> tuple[int, Ref, str, str, str]:
     """Sort key: errors first, then by object and code, so that output never depends on the order of input."""
     return (list(Severity).index(item.severity), item.subject, item.code, item.field, item.message)

@@ -63,6 +63,8 @@ def private_folder(folder: Path) -> None:
     """Make a folder that only we can enter; one of somebody else is refused."""
     ours = (folder.parent, folder) if folder.parent.name.startswith(_PREFIX) else (folder,)
     for place in ours:
+        if place.exists() and not place.is_dir():
+            raise StateFolderError(f"{place} is no folder; name another one with --state")
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if place.stat().st_uid != os.getuid():
             raise StateFolderError(f"{place} belongs to somebody else; name another folder with --state")
