@@ -364,7 +364,7 @@ _ROWS: tuple[Code, ...] = (
         "VersionNotServed",
         _E,
         "The object's apiVersion is not one that we know; it is left out.",
-        "Use a version that `smi-adapter analyze --help` lists.",
+        "Use one of the versions v1alpha1 to v1alpha4 (UDPRoute and IdentityBinding: v1alpha4).",
     ),
     Code(
         "SMI0502",
@@ -501,3 +501,19 @@ _ROWS: tuple[Code, ...] = (
 )
 
 CODES: Mapping[str, Code] = MappingProxyType({row.code: row for row in _ROWS})
+
+RESERVED = frozenset(
+    {
+        "SMI0207",
+        "SMI0309",
+        "SMI0502",
+        "SMI0503",
+        "SMI0605",
+        "SMI0704",
+        "SMI0801",
+        "SMI0901",
+        "SMI0902",
+        "SMI0903",
+    }
+)
+"""Codes that have their meaning already, but that nothing reports yet."""
