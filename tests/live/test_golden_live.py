@@ -94,6 +94,9 @@ class _Question:
         ports = envoys.state.translation.mesh.services[service].ports
         self._protocol = next(port.protocol for port in ports if port.number == self._port)
         self._arms = expected(entry, scene, self._protocol)
+        self._weighted = (
+            any(ref.kind == "TrafficSplit" for ref in scene.objects) and entry.expected["access"] != "denied"
+        )
         self._address = self._caller(scene, envoys).dial[service]
         self._message = wire(entry.request, self._protocol)
 
@@ -112,7 +115,7 @@ class _Question:
         seen: set[Outcome] = set()
         if self._protocol is not Protocol.UDP:
             seen.add(await self._on_a_kept_connection(kept))
-        few = SAMPLES if len(self._arms) > 1 else 2
+        few = SAMPLES if self._weighted and self._protocol is not Protocol.UDP else 2
         for number in range(MANY_SAMPLES):
             if number >= few and not self._unseen(seen):
                 break
