@@ -24,6 +24,7 @@ from smi_adapter.decode.forms import (
     INJECT,
     SERVICE_NAME,
     PodForm,
+    PodStatus,
     ServiceForm,
     ServicePortForm,
     WorkloadForm,
@@ -101,7 +102,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What has to be carried from one reconciliation to the next: addresses, and the last good form of workloads."""
+    """What has to be carried from one reconciliation to the next: addresses, and last good forms."""
 
     addresses: Addresses = Addresses()
     good: Mapping[Ref, RawObject] = field(default_factory=_empty)
@@ -175,7 +176,8 @@ def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[K
     world = dict(objects)
     owners: dict[Ref, Ref] = {}
     guard = _Guard(findings)
-    pods = _pods(objects, memory.good, good, guard)
+    written = _written_pods(objects, memory.good, good, guard)
+    pods = _pods(objects, written, memory.good, good, guard)
     services = _services(objects, guard)
     addresses = memory.addresses.assign(_uses(pods.values(), services))
     reached: dict[Ref, _Reached] = {}
@@ -191,7 +193,9 @@ def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[K
             reached[ref] = _Reached(pod.form, addresses.text((pod.key, "proxy")), alive)
             if pod.owner is not None:
                 owners[ref] = pod.owner
-    reached |= _foreign_pods(objects, pods, guard)
+    foreign = {ref: pod for ref, pod in written.items() if _own_address(pod.form)}
+    world |= {ref: pod.raw for ref, pod in foreign.items()}
+    reached |= {ref: _Reached(pod.form, _own_address(pod.form), is_ready(pod.form)) for ref, pod in foreign.items()}
     backing: dict[str, list[tuple[Ref, _Reached]]] = {}
     for ref in sorted(reached):
         backing.setdefault(ref.namespace, []).append((ref, reached[ref]))
@@ -217,20 +221,40 @@ def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[K
 # ------------------------------------------------------------------------------------------------------- Pods
 
 
-def _pods(
+def _written_pods(
     objects: Mapping[Ref, RawObject],
     before: Mapping[Ref, RawObject],
     good: dict[Ref, RawObject],
     guard: _Guard,
 ) -> dict[Ref, _LocalPod]:
-    """Return the Pods that live here: those of the files without an address, then those of workloads."""
+    """Return the Pods of the files; one that an edit made invalid stays as it was, like a workload.
+
+    What is wrong with one that was never good, decode says.
+    """
     pods: dict[Ref, _LocalPod] = {}
     for ref, raw in objects.items():
-        if (ref.group, ref.kind) == ("", "Pod"):
-            with guard.about(ref):
-                pod = convert(raw, PodForm, ref)
-                if not isinstance(pod, Finding) and not (pod.status and pod.status.pod_ip) and not name_problem(ref):
-                    pods[ref] = _LocalPod(ref, raw, pod)  # what is wrong with a bad one, decode says
+        if (ref.group, ref.kind) != ("", "Pod") or name_problem(ref):
+            continue
+        with guard.about(ref):
+            used, form = raw, convert(raw, PodForm, ref)
+            if isinstance(form, Finding) and ref in before:
+                guard.findings.append(form)
+                used, form = before[ref], convert(before[ref], PodForm, ref)
+            if not isinstance(form, Finding):
+                good[ref] = used
+                pods[ref] = _LocalPod(ref, used, form)
+    return pods
+
+
+def _pods(
+    objects: Mapping[Ref, RawObject],
+    written: Mapping[Ref, _LocalPod],
+    before: Mapping[Ref, RawObject],
+    good: dict[Ref, RawObject],
+    guard: _Guard,
+) -> dict[Ref, _LocalPod]:
+    """Return the Pods that live here: those of the files without an address, then those of workloads."""
+    pods = {ref: pod for ref, pod in written.items() if not _own_address(pod.form)}
     for ref in sorted(ref for ref in objects if ref.group == "apps" and ref.kind in WORKLOADS):
         with guard.about(ref):
             for copy in _copies(ref, objects[ref], before, good, guard.findings):
@@ -256,6 +280,11 @@ def _copies(
             return ()
     good[ref] = raw
     return tuple(_replicas(ref, raw, form))
+
+
+def _own_address(form: PodForm) -> str:
+    """Return the address that the files give a Pod: it runs somewhere else then and is taken as it is."""
+    return (form.status or PodStatus()).pod_ip or ""
 
 
 def _workload(raw: RawObject, ref: Ref) -> WorkloadForm | Finding:
@@ -308,20 +337,6 @@ def _finished(pod: _LocalPod, addresses: Addresses, services: Mapping[Ref, Servi
         "conditions": [{"type": "Ready", "status": "True" if alive else "False"}],
     }
     return {**pod.raw, "metadata": {**metadata, "annotations": annotations}, "status": status}
-
-
-def _foreign_pods(
-    objects: Mapping[Ref, RawObject], local: Mapping[Ref, _LocalPod], guard: _Guard
-) -> dict[Ref, _Reached]:
-    """Return the Pods that the files give an address: they run somewhere else and are taken as they are."""
-    found: dict[Ref, _Reached] = {}
-    for ref, raw in objects.items():
-        if (ref.group, ref.kind) == ("", "Pod") and ref not in local:
-            with guard.about(ref):
-                form = convert(raw, PodForm, ref)
-                if not isinstance(form, Finding) and form.status and form.status.pod_ip:
-                    found[ref] = _Reached(form, form.status.pod_ip, is_ready(form))
-    return found
 
 
 # ---------------------------------------------------------------------------------------------------- Services

@@ -290,3 +290,31 @@ def test_half_of_a_surrogate_pair_is_a_finding_of_its_object_alone() -> None:
     snapshot = decode(world.objects.values())
     assert set(snapshot.pods) == {("shop", "web-0"), ("shop", "web-1")}
     assert [item.code for items in snapshot.problems.values() for item in items] == ["SMI0505"]
+
+
+@pytest.mark.parametrize("status", [{}, {"status": {"podIP": "10.0.0.1", "phase": "Running"}}])
+def test_a_pod_that_an_edit_makes_invalid_stays_as_it_was(status: dict[str, Any]) -> None:
+    def edition(number: int) -> dict[Ref, RawObject]:
+        spec = {"containers": [{"name": "web", "ports": [{"name": "http", "containerPort": number}]}]}
+        return objects(SERVICE) | pod("one", metadata={"labels": {"app": "web"}}, spec=spec, **status)
+
+    good = reconcile(edition(8080), Memory())
+    bad = reconcile(edition(80800), good.memory)
+    again = reconcile(edition(80800), bad.memory)
+    for world in (bad, again):
+        assert world.objects == good.objects
+        (said,) = world.findings
+        assert (said.code, said.subject) == ("SMI0505", Ref("Pod", "shop", "one"))
+    mended = reconcile(edition(8081), again.memory)
+    assert mended.findings == ()
+    assert decode(mended.objects.values()).slices["shop", "web-local-0"].ports == (SlicePort("http", 8081),)
+    gone = reconcile(objects(SERVICE), again.memory)
+    assert Ref("Pod", "shop", "one") not in gone.objects
+    assert Ref("Pod", "shop", "one") not in gone.memory.good
+
+
+def test_a_pod_that_was_never_good_is_said_once() -> None:
+    spec = {"containers": [{"name": "web", "ports": [{"containerPort": 80800}]}]}
+    world = reconcile(pod("one", spec=spec), Memory())
+    assert world.findings == ()
+    assert [item.code for items in decode(world.objects.values()).problems.values() for item in items] == ["SMI0505"]
