@@ -182,8 +182,6 @@ def test_adding_a_target_never_removes_an_allow_and_removing_one_never_adds_one(
 def test_an_object_of_another_namespace_never_opens_anything(seed: int) -> None:
     dice = Dice(seed)
     world = dice.world()
-    ours = {key: item for key, item in world.targets.items() if key[0] == "one"}
-    looser(world, replace(world, targets=ours), Dice(seed)) if world.targets == ours else None
     without = replace(world, targets={key: item for key, item in world.targets.items() if key[0] != "two"})
     one, other = translate(world).mesh, translate(without).mesh
     for key, workload in one.workloads.items():
