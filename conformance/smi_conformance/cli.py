@@ -7,6 +7,7 @@ one), 2 usage, 3 the harness could not be started, 4 there were errors and no fa
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def entry() -> None:
 @click.option("--junit", default="", type=click.Path(), help="Write JUnit XML here.")
 @click.option("--quick", is_flag=True, help="A quarter of the requests; not submittable.")
 @click.option("--repeat", default=1, show_default=True, help="Run so often; the worst result counts.")
-@click.option("--parallel", default=6, show_default=True, help="Cases at a time.")
+@click.option("--parallel", default=4, show_default=True, help="Cases at a time.")
 @click.option("--deadline", default=0.0, help="Seconds to converge (default: the target's maxTimeToConsistency).")
 @click.option("--keep", is_flag=True, help="Leave what was created and list it.")
 @click.option("--expect-readings", default="", type=click.Path(), help="YAML of expected readings; others exit with 1.")
@@ -65,8 +66,9 @@ def run(**options: Any) -> None:
     unknown = [name for name in options["only"].split(",") if name and name not in catalog.entries()]
     if unknown:
         raise click.UsageError(f"unknown ids: {', '.join(unknown)}; see `smi-conformance list`")
-    codes = [_once(options, number) for number in range(options["repeat"])]
     del target
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: what was learned is reported, all is removed
+    codes = [_once(options, number) for number in range(options["repeat"])]
     sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
 
 

@@ -33,7 +33,7 @@ class Place:
 class Pool:
     """Makes places and lends them."""
 
-    def __init__(self, harness: Harness, run: str = "", keep: int = 12) -> None:
+    def __init__(self, harness: Harness, run: str = "", keep: int = 8) -> None:
         self._harness = harness
         self._run = run
         self._free: deque[Place] = deque()

@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smi-report", default="", help="write the report here")
     group.addoption("--smi-quick", action="store_true", help="fewer requests; the report is not submittable")
     group.addoption("--smi-deadline", type=float, default=0.0, help="seconds to converge (default: the target's)")
-    group.addoption("--smi-parallel", type=int, default=6, help="cases at a time")
+    group.addoption("--smi-parallel", type=int, default=4, help="cases at a time")
     group.addoption("--smi-cli", action="store_true", help="our own progress instead of pytest's output")
     group.addoption("--smi-keep", action="store_true", help="leave what was created")
 

@@ -85,7 +85,7 @@ def _same(entry: Entry, result: str, reason: str) -> tuple[Verdict, ...]:
 class Run:
     """One run against one harness."""
 
-    def __init__(self, target: Target, harness: Harness, rules: Rules, parallel: int = 6) -> None:
+    def __init__(self, target: Target, harness: Harness, rules: Rules, parallel: int = 4) -> None:
         self.target = target
         self.harness = harness
         self.rules = rules

@@ -104,7 +104,9 @@ class Driver:
         deadline = time.monotonic() + READY
         while not self._ready(app, names):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{app['namespace']}/{app['name']} did not become ready in {READY:.0f} s")
+                said = "; ".join(item.message for item in self._mesh.findings() if self._about(item.subject, names))
+                text = f"{app['namespace']}/{app['name']} did not become ready in {READY:.0f} s"
+                raise RuntimeError(f"{text}: {said or self._readiness(names)}")
             await asyncio.sleep(0.02)
         pods = self._pods()
         return {"pods": [{"name": name[1], "address": pods[name].address} for name in sorted(names)]}
@@ -198,6 +200,16 @@ class Driver:
 
     def _pods(self) -> Mapping[Key, Any]:
         return self._mesh.compiled.snapshot.pods if self._mesh.compiled else {}
+
+    @staticmethod
+    def _about(subject: Ref, names: set[Key]) -> bool:
+        return subject.kind == "Pod" and (subject.namespace, subject.name) in names
+
+    def _readiness(self, names: set[Key]) -> str:
+        """Say which pods exist and which are ready, as the source, the runtime and the compiler see them."""
+        pods, ready = self._pods(), self._mesh.runtime.ready()
+        seen = {name: (name in pods and pods[name].ready, ready.get(name)) for name in sorted(names)}
+        return ", ".join(f"{'/'.join(name)}: endpoint {one}, process {two}" for name, (one, two) in seen.items())
 
     def _ready(self, app: Mapping[str, Any], names: set[Key]) -> bool:
         pods, ready = self._pods(), self._mesh.runtime.ready()

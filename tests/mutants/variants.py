@@ -372,7 +372,7 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
             Mutant("backends-split-followed", ("TS-23",), ("TS-02", "TS-12"), mesh=_backends_splits_followed),
             Mutant("delete-ignored", ("TS-26",), _SPLITS, changes=_deletions_lost("TrafficSplit")),
             Mutant("update-never-pushed", ("TS-25", "CV-01"), ("TS-02",), changes=_updates_lost("TrafficSplit")),
-            Mutant("bad-object-stops", ("CV-08",), ("TS-02", "CV-01"), changes=_one_bad_object_stops_all),
+            Mutant("bad-object-stops", ("CV-08",), ("CV-01",), changes=_one_bad_object_stops_all),
             Mutant(
                 "matches-ignored",
                 ("TS-41", "TS-42"),
