@@ -429,9 +429,9 @@ async def test_a_pod_that_comes_back_at_once_waits_until_its_former_proxy_has_le
     async with running(tmp_path, envoy=find_envoy(os.environ), bootstrap=pass_on, inject="true") as run:
         await run.until(run.ready)
         (former,) = proxies()
-        run.write(replicas=0)
+        run.write(inject="true", replicas=0)
         await run.until(lambda: not any(ref.kind == "Pod" for ref in run.objects))
-        run.write(replicas=1)
+        run.write(inject="true")
         seen = await run.until(lambda: [pid for pid in proxies() if pid != former])
         assert gone(former)
         await run.until(run.ready)
