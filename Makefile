@@ -10,6 +10,9 @@ ARGS ?=
 # Two workers: what the smallest machine has. Every test file stays in one worker, and its Envoys with it.
 WORKERS ?= 2
 
+# What `make test` leaves out unless ARGS name it.
+SLOWER := --ignore=tests/conformance --ignore=tests/mutants
+
 BIN := .venv/bin
 # The stamp's name is made from what was installed, so the second run has nothing to do whatever git did to the
 # times of files, and a changed lock file leads to a new installation.
@@ -28,7 +31,8 @@ demo: $(STAMP) ## the bookstore on real Envoys, without a cluster (ARGS=--check:
 	@$(BIN)/smi-adapter demo $(ARGS)
 
 test: $(STAMP) ## the test suite, real Envoys included (ARGS: passed to pytest)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(or $(ARGS),$(SLOWER))
+	@$(if $(ARGS),,echo "left out, as they take longer: tests/conformance, tests/mutants (make test ARGS=tests/mutants)")
 
 lint: $(STAMP) ## ruff, mypy --strict, direction of imports
 	@$(BIN)/ruff check .

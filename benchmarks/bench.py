@@ -46,7 +46,7 @@ class Plan:
     def of(cls, *, quick: bool) -> Plan:
         """Return the plan of a quick or a full run."""
         if quick:
-            return cls(True, 3, 2, 30, 200, 0.05, 10, 40, 1000, 100, 1000)
+            return cls(True, 3, 2, 30, 300, 0.05, 10, 40, 1000, 100, 1000)
         return cls(False, 5, 3, 60, 500, 0.05, 40, 40, 1000, 100, 5000)
 
 

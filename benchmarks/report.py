@@ -22,7 +22,7 @@ def figure(number: float, unit: str = "") -> str:
     elif number == int(number) and abs(number) < 1e6:
         text = f"{int(number)}"
     else:
-        text = f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+        text = f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
     return f"{text} {unit}".rstrip()
 
 

@@ -234,6 +234,9 @@ def _judge(workload: Workload | None, number: int, request: Request) -> _Judgeme
     """Decide at the workload (S23, T13)."""
     if workload is None:
         return _Judgement(DENIED, "its proxy is not configured")
+    if not request.source:
+        words = f"the caller has no identity, and {_text(workload.key)} admits only callers with a certificate"
+        return _Judgement(DENIED, f"{words}, in every mode")
     port = next((port for port in workload.ports if port.number == number and port.protocol is not Protocol.UDP), None)
     if port is None:
         return _Judgement(DENIED, f"{_text(workload.key)} has no port {number} that a Service or a container declares")
@@ -288,8 +291,6 @@ def _fits(pattern: Pattern, value: str) -> bool:
 def _missing(workload: Workload, port: InboundPort, request: Request, path: str) -> str:
     """Say what a denied request lacks at a workload."""
     where = _text(workload.key)
-    if not request.source:
-        return f"the caller has no identity, and {where} admits only callers with one"
     if not any(inbound.rules for inbound in workload.ports):
         return f"no TrafficTarget grants anything on {where}"
     here = [rule for rule in port.rules if any(principal.identity == request.source for principal in rule.principals)]

@@ -73,6 +73,11 @@ def finding(code: str, subject: Ref, field: str, message: str, *, severity: Seve
     return Finding(code, severity or row.severity, subject, field, message, row.mend)
 
 
+def printable(text: str) -> str:
+    """Return user text with control characters escaped, so that no object can forge a line of a log or terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def by_severity_then_object(item: Finding) -> tuple[int, Ref, str, str, str]:
     """Sort key: errors first, then by object and code, so that output never depends on the order of input."""
     return (list(Severity).index(item.severity), item.subject, item.code, item.field, item.message)
@@ -359,7 +364,7 @@ _ROWS: tuple[Code, ...] = (
         "VersionNotServed",
         _E,
         "The object's apiVersion is not one that we know; it is left out.",
-        "Use a version that `smi-adapter analyze --help` lists.",
+        "Use one of the versions v1alpha1 to v1alpha4 (UDPRoute and IdentityBinding: v1alpha4).",
     ),
     Code(
         "SMI0502",
@@ -496,3 +501,19 @@ _ROWS: tuple[Code, ...] = (
 )
 
 CODES: Mapping[str, Code] = MappingProxyType({row.code: row for row in _ROWS})
+
+RESERVED = frozenset(
+    {
+        "SMI0207",
+        "SMI0309",
+        "SMI0502",
+        "SMI0503",
+        "SMI0605",
+        "SMI0704",
+        "SMI0801",
+        "SMI0901",
+        "SMI0902",
+        "SMI0903",
+    }
+)
+"""Codes that have their meaning already, but that nothing reports yet."""

@@ -25,11 +25,12 @@ from smi_adapter.backends import XdsConfig
 from smi_adapter.backends.envoy import bootstrap as envoy_bootstrap
 from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.delivery.xds import AdsServer, ServerTls
-from smi_adapter.findings import Finding, Ref, by_severity_then_object
-from smi_adapter.identity.ca import Authority, KeyPair
+from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding, printable
+from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
 from smi_adapter.identity.issuer import Issuer
-from smi_adapter.runfolder import STATUS_SOCKET, lock, private_folder
+from smi_adapter.runfolder import lock, private_folder, status_socket
 from smi_adapter.settings import Settings
+from smi_adapter.smi.objects import ACCESS_GROUP
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
@@ -63,9 +64,12 @@ class LocalMesh:
         self._options = options
         self._started = time.time()
         self._changed = asyncio.Event()
-        self._failed: dict[Ref, Any] = {}
+        self._culprits: dict[Ref, Finding] = {}
         self._said: frozenset[Finding] = frozenset()
         private_folder(options.state)
+        self._socket = status_socket(options.state)
+        if self._socket.parent != options.state.absolute():
+            private_folder(self._socket.parent)
         self._lock = lock(options.state)
         trust_domain = options.settings.trust_domain
         self._own = f"spiffe://{trust_domain}{_OWN_ACCOUNT}"
@@ -95,7 +99,7 @@ class LocalMesh:
         """Run until the block ends, or until a task dies: then the block is cancelled and the error comes out."""
         try:
             self._port = await self.server.start("127.0.0.1", 0, self._tls)
-            status = await asyncio.start_unix_server(self._answer, self._options.state / STATUS_SOCKET)
+            status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
                 started = [tasks.create_task(task) for task in (self._follow(), self._listen(), self._rotate())]
                 yield self
@@ -104,7 +108,7 @@ class LocalMesh:
         finally:
             await self.runtime.stop()
             await self.server.stop()
-            (self._options.state / STATUS_SOCKET).unlink(missing_ok=True)
+            self._socket.unlink(missing_ok=True)
             self._claim.close()
             self._lock.close()
 
@@ -121,20 +125,30 @@ class LocalMesh:
                 gc.freeze()
 
     def _take(self, batch: Batch) -> None:
-        changes = {**self._failed, **batch}
-        if not changes and self.compiled is not None:
+        """Compile a batch and publish the result; an error of our own hurts only the object that led to it (D4)."""
+        if not batch and self.compiled is not None:
             return
+        for ref in batch:
+            self._culprits.pop(ref, None)
         try:
-            self.compiled = self._compiler.apply(changes)
-        except Exception:  # noqa: BLE001 - D4: our own error must not end what flows
-            # What failed is tried again with the next batch; until then the last good configuration stays in force.
-            self._failed = changes
-            _log.exception("internal error, please report it; the last good configuration stays in force")
-            return
-        self._failed = {}
-        rendered = self.compiled.rendered
-        if isinstance(rendered, XdsConfig):
-            self.server.publish(rendered)
+            self.compiled = self._compiler.apply(batch)
+        except Exception:  # noqa: BLE001
+            _log.exception("internal error, please report it")
+            self._take_one_by_one(batch)
+        if self.compiled is not None and isinstance(self.compiled.rendered, XdsConfig):
+            self.server.publish(self.compiled.rendered)
+
+    def _take_one_by_one(self, batch: Batch) -> None:
+        """Find the objects that our code fails on: they keep their last form, but those about access grant nothing."""
+        for ref, raw in sorted(batch.items()):
+            try:
+                self.compiled = self._compiler.apply({ref: raw})
+            except Exception as error:  # noqa: BLE001
+                words = f"{type(error).__name__} in our own code; it is left as it was"
+                self._culprits[ref] = finding("SMI0606", ref, "", words)
+                if ref.group == ACCESS_GROUP:
+                    with contextlib.suppress(Exception):
+                        self.compiled = self._compiler.apply({ref: None})
 
     async def _listen(self) -> None:
         """Hand on what the runtime sees: readiness to the source, problems to the log."""
@@ -193,7 +207,8 @@ class LocalMesh:
     def findings(self) -> tuple[Finding, ...]:
         """Return all that is to be said now, by any stage, errors first."""
         compiled = self.compiled.findings() if self.compiled else ()
-        found = {*self.source.findings(), *compiled, *self.runtime.findings(), *self.server.findings()}
+        running = (*self.runtime.findings(), *self.server.findings(), *self._culprits.values())
+        found = {*self.source.findings(), *compiled, *running}
         return tuple(sorted(found, key=by_severity_then_object))
 
     def _say(self) -> None:
@@ -206,12 +221,12 @@ class LocalMesh:
                 "%s%s %s: %s -> %s",
                 f"{where}: " if where else "",
                 item.code,
-                item.subject,
-                item.message,
+                printable(str(item.subject)),
+                printable(item.message),
                 item.hint,
             )
         for item in sorted(self._said - now, key=by_severity_then_object):
-            _log.info("resolved: %s %s %s", item.code, item.subject, item.field)
+            _log.info("resolved: %s %s", item.code, printable(f"{item.subject} {item.field}"))
         self._said = now
 
     def status(self) -> dict[str, Any]:
@@ -232,7 +247,7 @@ class LocalMesh:
                     "in_sync": proxy.in_sync,
                     "waiting_seconds": round(proxy.waiting, 1),
                     "types": [
-                        {"type": kind.type, "resources": kind.names, "sent": kind.sent,
+                        {"type": kind.type, "version": kind.version, "resources": kind.names, "sent": kind.sent,
                          "acknowledged": kind.acknowledged, "refused": kind.refused}
                         for kind in proxy.types
                     ],
@@ -281,7 +296,13 @@ def _pod_data(pod: Pod, *, ready: bool) -> dict[str, Any]:
 def _authority(path: Path, trust_domain: str) -> Authority:
     """Load the CA of earlier runs, so that nobody has to be told of a new one; make it the first time."""
     if path.exists():
-        return Authority.load(path)
+        authority = Authority.load(path)
+        if authority.trust_domain != trust_domain:
+            raise AuthorityFileError(
+                f"{path} is the CA of trust domain {authority.trust_domain}, not {trust_domain}; "
+                "name another folder with --state, or delete that file to begin anew"
+            )
+        return authority
     authority = Authority.create(trust_domain, time.time(), _AUTHORITY_LIFE)
     authority.save(path)
     return authority

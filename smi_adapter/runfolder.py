@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-STATUS_SOCKET = "status.sock"
+_SOCKET = "status.sock"
+_LONGEST_SOCKET = 100  # the kernel takes 107 bytes on Linux, 103 on macOS
 _PREFIX = "smi-adapter-"
 
 
@@ -32,9 +33,18 @@ def state_folder(source: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"{_PREFIX}{os.getuid()}" / digest
 
 
+def status_socket(state: Path) -> Path:
+    """Return where the run that keeps its files there answers: in that folder, unless its path is too long for one."""
+    path = state.absolute() / _SOCKET
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET:
+        return path
+    digest = hashlib.sha256(os.fsencode(state.absolute())).hexdigest()[:12]
+    return Path("/tmp") / f"{_PREFIX}{os.getuid()}" / f"{digest}.sock"  # noqa: S108 - a private folder, see above
+
+
 def read_status(state: Path) -> dict[str, Any]:
     """Ask the run that keeps its files in that folder; ConnectionError if there is none."""
-    return asyncio.run(_ask(state / STATUS_SOCKET))
+    return asyncio.run(_ask(status_socket(state)))
 
 
 async def _ask(socket: Path) -> dict[str, Any]:
@@ -53,6 +63,8 @@ def private_folder(folder: Path) -> None:
     """Make a folder that only we can enter; one of somebody else is refused."""
     ours = (folder.parent, folder) if folder.parent.name.startswith(_PREFIX) else (folder,)
     for place in ours:
+        if place.exists() and not place.is_dir():
+            raise StateFolderError(f"{place} is no folder; name another one with --state")
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if place.stat().st_uid != os.getuid():
             raise StateFolderError(f"{place} belongs to somebody else; name another folder with --state")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from smi_adapter.backends import ENTRY_POINT_GROUP, Backend  # noqa: E402 - of this checkout, installed or not
-from smi_adapter.findings import CODES, Code, Severity  # noqa: E402
+from smi_adapter.findings import CODES, RESERVED, Code, Severity  # noqa: E402
 from smi_adapter.mesh import Feature  # noqa: E402
 
 EXAMPLES = ROOT / "docs" / "examples" / "findings"
@@ -79,7 +79,8 @@ def _findings() -> Iterator[str]:
         yield "| Code | Name | Usually |"
         yield "|---|---|---|"
         for row in rows:
-            yield f"| [{row.code}](#{row.code.lower()}-{row.name.lower()}) | {row.name} | {row.severity.value} |"
+            usually = "reserved" if row.code in RESERVED else row.severity.value
+            yield f"| [{row.code}](#{row.code.lower()}-{row.name.lower()}) | {row.name} | {usually} |"
         for row in rows:
             yield from _code(row)
 
@@ -88,6 +89,9 @@ def _code(row: Code) -> Iterator[str]:
     yield ""
     yield f"### {row.code} {row.name}"
     yield ""
+    if row.code in RESERVED:
+        yield "**Reserved: not reported yet.** The code keeps this meaning for later."
+        yield ""
     rule = f" ({row.rule})" if row.rule else ""
     yield f"Usually {'an' if row.severity is not Severity.WARNING else 'a'} {row.severity.value}. {row.cause}{rule}"
     yield ""

@@ -16,7 +16,7 @@ from smi_adapter.backends import Backend, Files, Manifests, UnknownBackendError,
 from smi_adapter.cli import output
 from smi_adapter.dump import plain
 from smi_adapter.evaluate import Request, Verdict, as_data, evaluate
-from smi_adapter.findings import Finding, Ref, Severity, by_severity_then_object
+from smi_adapter.findings import Finding, Ref, Severity, by_severity_then_object, printable
 from smi_adapter.mesh import Feature, Key
 from smi_adapter.sources import Location
 from smi_adapter.sources.controllers import Memory, World, reconcile
@@ -214,7 +214,7 @@ def explain(
         click.echo(output.as_json({**as_data(verdict), "findings": [output.finding_data(item) for item in findings]}))
         return 0
     colour = {"allowed": "green", "denied": "red"}.get(verdict.access, "yellow")
-    why = output.printable(verdict.why.removeprefix(f"{verdict.access}: "))
+    why = printable(verdict.why.removeprefix(f"{verdict.access}: "))
     click.echo(f"{output.paint(verdict.access, colour)}: {why}")
     rows = [
         (f"{float(arm.share):.1%}", arm.service or "-", str(arm.status) if arm.status is not None else "")
@@ -237,7 +237,9 @@ def translate(path: Path, profile: str | None, mode: str | None, config: Path | 
     Findings go to stderr.
     """
     chosen = _settings(profile, mode, config)
-    loaded = _load(path, chosen, None if stage == "mesh" else stage.replace("-", "_"))
+    loaded = _load(
+        path, chosen, None if stage == "mesh" else stage if stage in installed() else stage.replace("-", "_")
+    )
     if stage == "mesh":
         _print_yaml([plain(loaded.state.translation.mesh)])
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from smi_adapter.findings import Finding, Severity
+from smi_adapter.findings import Finding, Severity, printable
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
@@ -66,14 +66,9 @@ def finding_data(item: Finding, location: tuple[str, int] | None = None) -> dict
     return data
 
 
-def printable(text: str) -> str:
-    """Return user text with control characters escaped, so that no object can write to a terminal or a log line."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
 def finding_text(item: Finding, location: tuple[str, int] | None = None) -> str:
     """Return a finding in three short lines: where and what, then the next step."""
-    where = f"{location[0]}:{location[1]}: " if location else ""
-    head = f"{where}{severity(item.severity)} {item.code} {item.name}: {item.subject}"
-    field = f" {item.field}" if item.field else ""
-    return f"{head}{printable(field)}\n  {printable(item.message)}\n  -> {printable(item.hint)}"
+    where = printable(f"{location[0]}:{location[1]}: ") if location else ""
+    subject = printable(f"{item.subject} {item.field}".rstrip())
+    head = f"{where}{severity(item.severity)} {item.code} {item.name}: {subject}"
+    return f"{head}\n  {printable(item.message)}\n  -> {printable(item.hint)}"

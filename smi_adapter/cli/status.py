@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from smi_adapter.cli import output
+from smi_adapter.findings import printable
 from smi_adapter.runfolder import read_status, state_folder
 
 _UNREACHABLE = 3
+_TIMED_OUT = 4
 
 
 @click.command()
@@ -20,10 +22,13 @@ _UNREACHABLE = 3
 def status(source: Path, state: Path | None, form: str) -> int:
     """Show what a running `smi-adapter run` does: pods, proxies with acknowledged versions, findings.
 
-    Exit status 3: nothing runs on that directory.
+    Exit status 3: nothing runs on that directory; 4: it does not answer.
     """
     try:
         answer = read_status(state or state_folder(source))
+    except TimeoutError:
+        click.echo(f"the run on {source.absolute()} does not answer; is it stopped or overloaded?", err=True)
+        return _TIMED_OUT
     except ConnectionError:
         click.echo(f"nothing runs on {source.absolute()}; start it with `smi-adapter run --source {source}`", err=True)
         return _UNREACHABLE
@@ -35,13 +40,13 @@ def status(source: Path, state: Path | None, form: str) -> int:
         output.table(("POD", "READY", "SERVICEACCOUNT", "ADDRESS", "APPLICATION"), map(_pod_row, answer["pods"]))
     )
     click.echo()
-    header = ("PROXY", "IN SYNC", "ENVOY", "RESOURCES", "ACKNOWLEDGED", "REFUSED")
+    header = ("PROXY", "IN SYNC", "ENVOY", "RESOURCES", "ACKNOWLEDGED", "REFUSED", "ACKNOWLEDGED VERSIONS")
     click.echo(output.table(header, map(_proxy_row, answer["proxies"])))
     click.echo()
     for item in answer["findings"]:
         where = f"{item['where']}: " if item["where"] else ""
         text = f"{where}{item['severity']} {item['code']} {item['object']} {item['field']}"
-        click.echo(output.printable(f"{text}: {item['message']}"))
+        click.echo(printable(f"{text}: {item['message']}"))
     if not answer["findings"]:
         click.echo("no findings")
     return 0
@@ -58,4 +63,6 @@ def _proxy_row(proxy: dict[str, Any]) -> tuple[str, ...]:
     }
     synced = output.paint("yes", "green") if proxy["in_sync"] else output.paint("no", "yellow")
     acknowledged = f"{total['acknowledged']} of {total['sent']}"
-    return (proxy["workload"], synced, proxy["envoy"], str(total["resources"]), acknowledged, str(total["refused"]))
+    versions = " ".join(f"{kind['type']}:{kind['version'][:6]}" for kind in proxy["types"] if kind["version"])
+    counted = (str(total["resources"]), acknowledged, str(total["refused"]))
+    return (proxy["workload"], synced, proxy["envoy"], *counted, versions)

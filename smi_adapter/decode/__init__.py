@@ -40,8 +40,10 @@ from smi_adapter.smi import wire
 from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP, SPLIT_GROUP, Key, Meta
 from smi_adapter.snapshot import (
     EMPTY,
+    MODE_ANNOTATION,
     ContainerPort,
     EndpointSlice,
+    Mode,
     Namespace,
     Pod,
     Service,
@@ -196,7 +198,8 @@ def _decode_one(ref: Ref, raw: RawObject, *, cluster: bool) -> Decoded:
             return wire.decode(_with_namespace(ref, raw))
         return _decode_kubernetes(ref, raw, cluster=cluster)
     except Exception as error:  # noqa: BLE001 - rule 6: our own failure on one object must not hurt another
-        return None, (finding("SMI0606", ref, "", f"decoding failed: {type(error).__name__}"),)
+        problem = finding("SMI0606", ref, "", f"decoding failed: {type(error).__name__}")
+        return _enforcing(ref) if (ref.group, ref.kind) == ("", "Namespace") else None, (problem,)
 
 
 def _without_table(ref: Ref, raw: RawObject) -> Decoded:
@@ -252,9 +255,14 @@ def _meta(form: MetaForm, ref: Ref, *, labels: bool = True) -> Meta:
 def _namespace(ref: Ref, raw: RawObject) -> Decoded:
     form = convert(raw, NamespaceForm, ref)
     if isinstance(form, Finding):
-        return None, (form,)
+        return _enforcing(ref), (form,)
     labels, annotations = form.metadata.labels or {}, form.metadata.annotations or {}
     return Namespace(ref.name, MappingProxyType(labels), MappingProxyType(annotations)), ()
+
+
+def _enforcing(ref: Ref) -> Namespace:
+    """Stand in for a Namespace that can't be read: it may ask for `enforce`, so no mode of the mesh may open it."""
+    return Namespace(ref.name, MappingProxyType({}), MappingProxyType({MODE_ANNOTATION: Mode.ENFORCE.value}))
 
 
 def _service_account(ref: Ref, raw: RawObject) -> Decoded:

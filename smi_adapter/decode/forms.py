@@ -271,6 +271,9 @@ def convert(raw: RawObject, form: type[T], ref: Ref) -> T | Finding:
         return finding("SMI0505", ref, where, f"{where or 'the object'}: {what[:1].lower()}{what[1:]}")
     except RecursionError:
         return finding("SMI0505", ref, "", "the object is nested too deeply")
+    except ValueError as error:  # UnicodeEncodeError above all: half of a surrogate pair is no text
+        reason = "it holds a text that is no Unicode" if isinstance(error, UnicodeError) else str(error)[:200]
+        return finding("SMI0505", ref, "", f"the object can't be read: {reason}")
 
 
 def _text(value: object) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from smi_adapter.decode.forms import (
     INJECT,
     SERVICE_NAME,
     PodForm,
+    PodStatus,
     ServiceForm,
     ServicePortForm,
     WorkloadForm,
@@ -100,7 +102,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What has to be carried from one reconciliation to the next: addresses, and the last good form of workloads."""
+    """What has to be carried from one reconciliation to the next: addresses, and last good forms."""
 
     addresses: Addresses = Addresses()
     good: Mapping[Ref, RawObject] = field(default_factory=_empty)
@@ -144,6 +146,25 @@ class _Reached(NamedTuple):
     ready: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """Confines our own failures to the object that they are about (rule 6)."""
+
+    findings: list[Finding]
+    failed: set[Ref] = field(default_factory=set)
+
+    @contextmanager
+    def about(self, ref: Ref) -> Iterator[None]:
+        """Turn an unexpected exception about an object into a finding; the caller leaves the object out."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other objects go on
+            if ref not in self.failed:
+                text = f"working out what controllers add failed: {type(error).__name__}; the object is left out"
+                self.findings.append(finding("SMI0606", ref, "", text))
+            self.failed.add(ref)
+
+
 def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[Key, bool] | None = None) -> World:
     """Return the objects with everything that controllers would add.
 
@@ -154,8 +175,10 @@ def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[K
     good: dict[Ref, RawObject] = {}
     world = dict(objects)
     owners: dict[Ref, Ref] = {}
-    pods = _pods(objects, memory.good, good, findings)
-    services = _services(objects)
+    guard = _Guard(findings)
+    written = _written_pods(objects, memory.good, good, guard)
+    pods = _pods(objects, written, memory.good, good, guard)
+    services = _services(objects, guard)
     addresses = memory.addresses.assign(_uses(pods.values(), services))
     reached: dict[Ref, _Reached] = {}
     for ref, pod in sorted(pods.items()):
@@ -165,23 +188,29 @@ def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[K
             world.pop(ref, None)
             continue
         alive = True if ready is None else ready.get(pod.key, False)
-        world[ref] = _finished(pod, addresses, services, alive=alive)
-        reached[ref] = _Reached(pod.form, addresses.text((pod.key, "proxy")), alive)
-        if pod.owner is not None:
-            owners[ref] = pod.owner
-    reached |= _foreign_pods(objects, pods)
+        with guard.about(ref):
+            world[ref] = _finished(pod, addresses, services, alive=alive)
+            reached[ref] = _Reached(pod.form, addresses.text((pod.key, "proxy")), alive)
+            if pod.owner is not None:
+                owners[ref] = pod.owner
+    foreign = {ref: pod for ref, pod in written.items() if _own_address(pod.form)}
+    world |= {ref: pod.raw for ref, pod in foreign.items()}
+    reached |= {ref: _Reached(pod.form, _own_address(pod.form), is_ready(pod.form)) for ref, pod in foreign.items()}
     backing: dict[str, list[tuple[Ref, _Reached]]] = {}
     for ref in sorted(reached):
         backing.setdefault(ref.namespace, []).append((ref, reached[ref]))
     explicit = _services_with_slices(objects)
     for ref, service in services.items():
-        world[ref] = _without_cluster_ip(objects[ref])
-        if (ref.namespace, ref.name) in explicit:
-            continue
-        for added in _slices(ref, service, backing.get(ref.namespace, ())):
-            slice_ref = Ref("EndpointSlice", ref.namespace, added["metadata"]["name"], SLICES)
-            world[slice_ref] = added
-            owners[slice_ref] = ref
+        with guard.about(ref):
+            world[ref] = _without_cluster_ip(objects[ref])
+            if (ref.namespace, ref.name) in explicit:
+                continue
+            for added in tuple(_slices(ref, service, backing.get(ref.namespace, ()))):
+                slice_ref = Ref("EndpointSlice", ref.namespace, added["metadata"]["name"], SLICES)
+                world[slice_ref] = added
+                owners[slice_ref] = ref
+    for ref in guard.failed:
+        world.pop(ref, None)
     for namespace in sorted({ref.namespace for ref in world if ref.namespace and ref.kind in {"Pod", "Service"}}):
         account = Ref("ServiceAccount", namespace, "default")
         metadata = {"name": "default", "namespace": namespace}
@@ -192,36 +221,70 @@ def reconcile(objects: Mapping[Ref, RawObject], memory: Memory, ready: Mapping[K
 # ------------------------------------------------------------------------------------------------------- Pods
 
 
-def _pods(
+def _written_pods(
     objects: Mapping[Ref, RawObject],
     before: Mapping[Ref, RawObject],
     good: dict[Ref, RawObject],
-    findings: list[Finding],
+    guard: _Guard,
 ) -> dict[Ref, _LocalPod]:
-    """Return the Pods that live here: those of the files without an address, then those of workloads."""
+    """Return the Pods of the files; one that an edit made invalid stays as it was, like a workload.
+
+    What is wrong with one that was never good, decode says.
+    """
     pods: dict[Ref, _LocalPod] = {}
     for ref, raw in objects.items():
-        if (ref.group, ref.kind) == ("", "Pod"):
-            pod = convert(raw, PodForm, ref)
-            if not isinstance(pod, Finding) and not (pod.status and pod.status.pod_ip) and not name_problem(ref):
-                pods[ref] = _LocalPod(ref, raw, pod)  # what is wrong with a bad one, decode says
-    for ref in sorted(ref for ref in objects if ref.group == "apps" and ref.kind in WORKLOADS):
-        raw, form = objects[ref], _workload(objects[ref], ref)
-        if isinstance(form, Finding):
-            findings.append(form)
-            if ref not in before:
-                continue
-            raw, form = before[ref], _workload(before[ref], ref)
-            if isinstance(form, Finding):
-                continue
-        good[ref] = raw
-        for copy in _replicas(ref, raw, form):
-            if copy.ref in objects or copy.ref in pods:
-                text = f"the Pod {copy.ref.namespace}/{copy.ref.name} exists already; this copy is left out"
-                findings.append(finding("SMI0508", ref, "spec.replicas", text))
-            else:
-                pods[copy.ref] = copy
+        if (ref.group, ref.kind) != ("", "Pod") or name_problem(ref):
+            continue
+        with guard.about(ref):
+            used, form = raw, convert(raw, PodForm, ref)
+            if isinstance(form, Finding) and ref in before:
+                guard.findings.append(form)
+                used, form = before[ref], convert(before[ref], PodForm, ref)
+            if not isinstance(form, Finding):
+                good[ref] = used
+                pods[ref] = _LocalPod(ref, used, form)
     return pods
+
+
+def _pods(
+    objects: Mapping[Ref, RawObject],
+    written: Mapping[Ref, _LocalPod],
+    before: Mapping[Ref, RawObject],
+    good: dict[Ref, RawObject],
+    guard: _Guard,
+) -> dict[Ref, _LocalPod]:
+    """Return the Pods that live here: those of the files without an address, then those of workloads."""
+    pods = {ref: pod for ref, pod in written.items() if not _own_address(pod.form)}
+    for ref in sorted(ref for ref in objects if ref.group == "apps" and ref.kind in WORKLOADS):
+        with guard.about(ref):
+            for copy in _copies(ref, objects[ref], before, good, guard.findings):
+                if copy.ref in objects or copy.ref in pods:
+                    text = f"the Pod {copy.ref.namespace}/{copy.ref.name} exists already; this copy is left out"
+                    guard.findings.append(finding("SMI0508", ref, "spec.replicas", text))
+                else:
+                    pods[copy.ref] = copy
+    return pods
+
+
+def _copies(
+    ref: Ref, raw: RawObject, before: Mapping[Ref, RawObject], good: dict[Ref, RawObject], findings: list[Finding]
+) -> tuple[_LocalPod, ...]:
+    """Return the Pods of a workload, of its last good form if an edit made it invalid."""
+    form = _workload(raw, ref)
+    if isinstance(form, Finding):
+        findings.append(form)
+        if ref not in before:
+            return ()
+        raw, form = before[ref], _workload(before[ref], ref)
+        if isinstance(form, Finding):
+            return ()
+    good[ref] = raw
+    return tuple(_replicas(ref, raw, form))
+
+
+def _own_address(form: PodForm) -> str:
+    """Return the address that the files give a Pod: it runs somewhere else then and is taken as it is."""
+    return (form.status or PodStatus()).pod_ip or ""
 
 
 def _workload(raw: RawObject, ref: Ref) -> WorkloadForm | Finding:
@@ -276,26 +339,16 @@ def _finished(pod: _LocalPod, addresses: Addresses, services: Mapping[Ref, Servi
     return {**pod.raw, "metadata": {**metadata, "annotations": annotations}, "status": status}
 
 
-def _foreign_pods(objects: Mapping[Ref, RawObject], local: Mapping[Ref, _LocalPod]) -> dict[Ref, _Reached]:
-    """Return the Pods that the files give an address: they run somewhere else and are taken as they are."""
-    found: dict[Ref, _Reached] = {}
-    for ref, raw in objects.items():
-        if (ref.group, ref.kind) == ("", "Pod") and ref not in local:
-            form = convert(raw, PodForm, ref)
-            if not isinstance(form, Finding) and form.status and form.status.pod_ip:
-                found[ref] = _Reached(form, form.status.pod_ip, is_ready(form))
-    return found
-
-
 # ---------------------------------------------------------------------------------------------------- Services
 
 
-def _services(objects: Mapping[Ref, RawObject]) -> dict[Ref, ServiceForm]:
+def _services(objects: Mapping[Ref, RawObject], guard: _Guard) -> dict[Ref, ServiceForm]:
     found: dict[Ref, ServiceForm] = {}
     for ref in sorted(ref for ref in objects if (ref.group, ref.kind) == ("", "Service")):
-        form = convert(objects[ref], ServiceForm, ref)
-        if not isinstance(form, Finding) and form.spec.type != "ExternalName" and not name_problem(ref):
-            found[ref] = form
+        with guard.about(ref):
+            form = convert(objects[ref], ServiceForm, ref)
+            if not isinstance(form, Finding) and form.spec.type != "ExternalName" and not name_problem(ref):
+                found[ref] = form
     return found
 
 

@@ -129,15 +129,20 @@ class DirectorySource:
         Hints that name only files which we hold make looking at all the others unnecessary.
         """
         known = self._tree.states
-        near = bool(hints) and not self._gone and all(path in known and path.exists() for path in hints)
-        found = list(hints | self._writing.keys()) if near else files.paths(self.path)
+        near = bool(hints) and not self._gone and all(path in known and files.signature(path) for path in hints)
+        listing = None if near else files.listing(self.path)
+        found = list(hints | self._writing.keys()) if listing is None else listing.paths
         changed = [path for path in found if path in hints or self._changed(path)]
         size = sum(now[1] for path in changed if (now := files.signature(path)))
         states = self._read(changed) if size <= _INLINE else await asyncio.to_thread(self._read, changed)
         touched: set[Ref] = set()
         for path, state in states.items():
             touched |= self._tree.put(path, state)
-        return touched if near else touched | self._forget(set(found))
+        if listing is None:
+            return touched
+        self._tree.set_closed(listing.closed, self.path)
+        hidden = {path for path in self._tree.states if listing.hides(path)}
+        return touched | self._forget(hidden.union(found))
 
     def _changed(self, path: Path) -> bool:
         state = self._tree.states.get(path)

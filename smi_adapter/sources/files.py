@@ -94,6 +94,7 @@ class Tree:
         self._origins: dict[Ref, tuple[Path, Found]] = {}
         self._problems: dict[Path, tuple[Finding, ...]] = {}
         self._duplicates: dict[Ref, tuple[Finding, ...]] = {}
+        self._closed: tuple[Finding, ...] = ()
 
     @property
     def states(self) -> Mapping[Path, FileState]:
@@ -118,6 +119,15 @@ class Tree:
             (holders.add if ref in held else holders.discard)(path)
         return {ref for ref in differing if self._elect(ref)}
 
+    def set_closed(self, closed: Mapping[Path, str], root: Path) -> None:
+        """Say into which folders we can't look; the caller keeps what their files held."""
+        named = sorted((_name(folder, root), reason) for folder, reason in closed.items())
+        stays = "what the files in it held stays in force"
+        self._closed = tuple(
+            finding("SMI0507", _subject(name), "", f"{name}: the folder can't be read: {reason}; {stays}")
+            for name, reason in named
+        )
+
     def _elect(self, ref: Ref) -> bool:
         """Choose which definition of an object counts; tell whether the object is another one now."""
         holders = sorted(self._holders[ref], key=lambda path: self._states[path].name)
@@ -141,7 +151,8 @@ class Tree:
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what is to be said about the files: unreadable ones, documents that are no objects, duplicates."""
-        return tuple(item for group in (self._problems, self._duplicates) for part in group.values() for item in part)
+        groups = (self._problems, self._duplicates)
+        return (*self._closed, *(item for group in groups for part in group.values() for item in part))
 
     def location(self, ref: Ref, field: str = "") -> Location | None:
         """Return where an object, and as near as can be said a field of it, was written."""
@@ -167,15 +178,35 @@ def wanted(path: Path, root: Path) -> bool:
     return path.suffix in SUFFIXES and not any(part.startswith(".") for part in parts)
 
 
-def paths(root: Path) -> list[Path]:
-    """Return the files to read, sorted; a root that is a file is read whatever its name."""
-    if not root.is_dir():
-        return [root]
+class Listing(NamedTuple):
+    """The files to read, sorted, and the folders into which we can't look, each with the reason."""
+
+    paths: list[Path]
+    closed: dict[Path, str]
+
+    def hides(self, path: Path) -> bool:
+        """Tell whether a file may well be there, in a folder into which we can't look."""
+        return bool(self.closed) and any(folder in self.closed for folder in path.parents)
+
+
+def listing(root: Path) -> Listing:
+    """Look for files; a root that is a file is read whatever its name."""
     found: list[Path] = []
-    for folder, folders, names in os.walk(root):
+    closed: dict[Path, str] = {}
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # those are gone, which is no fault
+            closed[Path(error.filename or root)] = error.strerror or type(error).__name__
+
+    try:
+        if not root.is_dir():
+            return Listing([root], closed)
+    except OSError as error:  # a folder above it was closed
+        return Listing([], {root: error.strerror or type(error).__name__})
+    for folder, folders, names in os.walk(root, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [path for name in names if wanted(path := Path(folder, name), root)]
-    return sorted(found)
+    return Listing(sorted(found), closed)
 
 
 def signature(path: Path) -> Signature | None:
@@ -192,8 +223,7 @@ def read(path: Path, root: Path, before: FileState | None = None, *, settled: bo
 
     `settled`: raise NotSettledError rather than take the text while somebody is still writing it.
     """
-    written = path.name if path == root else path.relative_to(root).as_posix()
-    name = "".join(character if character.isprintable() else "?" for character in written)
+    name = _name(path, root)
     before = FileState(path, name) if before is None else before
     now = signature(path)
     try:
@@ -217,8 +247,10 @@ def read(path: Path, root: Path, before: FileState | None = None, *, settled: bo
 def read_tree(root: Path) -> Tree:
     """Read everything below a directory, or one file, once."""
     tree = Tree()
-    for path in paths(root):
+    found = listing(root)
+    for path in found.paths:
         tree.put(path, read(path, root))
+    tree.set_closed(found.closed, root)
     return tree
 
 
@@ -261,6 +293,12 @@ def _being_written(descriptor: int) -> bool:
     except OSError:  # somebody else's file, or a file system without leases
         return False
     return False
+
+
+def _name(path: Path, root: Path) -> str:
+    """Return how messages call a file or a folder."""
+    written = path.name if path == root else path.relative_to(root).as_posix()
+    return "".join(character if character.isprintable() else "?" for character in written)
 
 
 def _subject(name: str) -> Ref:

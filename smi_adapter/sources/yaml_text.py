@@ -110,7 +110,10 @@ def line_of(text: str, field: str, item: int | None = None) -> int:
 
 
 def _json(text: str) -> Any:
-    """Parse JSON under the same caps; JSON may hold escapes (surrogate pairs) that YAML parsers refuse."""
+    """Parse JSON under the same caps; JSON may hold escapes (surrogate pairs) that YAML parsers refuse.
+
+    Half of such a pair is refused here too: it is no text that anybody could write down again.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) != len(pairs):
@@ -132,6 +135,8 @@ def _json(text: str) -> Any:
         if depth > MAX_DEPTH:
             raise ValueError
         level = [child for item in level if isinstance(item, (dict, list)) for child in _children(item)]
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     return value
 
 

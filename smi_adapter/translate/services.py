@@ -107,6 +107,7 @@ def refusal(address: str) -> str:
         parsed = ip_address(address)
     except ValueError:
         return "is not an IP address"
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # ::ffff:127.0.0.1 leads to where 127.0.0.1 does
     if parsed.is_loopback:
         return "is a loopback address and not that of its pod"
     if parsed.is_link_local:

@@ -2,20 +2,16 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from smi_adapter.cli import offline
+
 EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
 SHOP = EXAMPLES / "shop"
 FINDINGS = sorted((EXAMPLES / "findings").glob("*.yaml"))
-
-
-@pytest.fixture
-def offline() -> ModuleType:
-    return pytest.importorskip("smi_adapter.cli.offline")  # type: ignore[no-any-return]
 
 
 def answer(command: Any, *arguments: str) -> dict[str, Any]:
@@ -24,17 +20,17 @@ def answer(command: Any, *arguments: str) -> dict[str, Any]:
     return data
 
 
-def explain(offline: ModuleType, *arguments: str) -> tuple[str, dict[str, float]]:
+def explain(*arguments: str) -> tuple[str, dict[str, float]]:
     data = answer(offline.explain, "-f", str(SHOP), *arguments)
     return data["access"], {arm["service"]: arm["share"] for arm in data["arms"]}
 
 
-def test_nothing_is_wrong_with_the_shop(offline: ModuleType) -> None:
+def test_nothing_is_wrong_with_the_shop() -> None:
     assert answer(offline.analyze, "-f", str(SHOP))["findings"] == []
 
 
 @pytest.mark.parametrize("example", FINDINGS, ids=lambda path: path.stem)
-def test_an_example_of_a_finding_shows_it_and_not_much_else(offline: ModuleType, example: Path) -> None:
+def test_an_example_of_a_finding_shows_it_and_not_much_else(example: Path) -> None:
     found = {item["code"] for item in answer(offline.analyze, "-f", str(example))["findings"]}
     assert example.stem in found
     assert len(found) <= 2
@@ -50,15 +46,15 @@ def test_an_example_of_a_finding_shows_it_and_not_much_else(offline: ModuleType,
         ("/", {"shop/api": 1.0}),
     ],
 )
-def test_user_goes_to_version_1_and_order_to_version_2(offline: ModuleType, path: str, arms: dict[str, float]) -> None:
-    assert explain(offline, "--from", "shop/frontend", "--to", "shop/api", "--path", path)[1] == arms
+def test_user_goes_to_version_1_and_order_to_version_2(path: str, arms: dict[str, float]) -> None:
+    assert explain("--from", "shop/frontend", "--to", "shop/api", "--path", path)[1] == arms
 
 
-def test_firefox_gets_version_2_and_the_weights_divide_the_rest(offline: ModuleType) -> None:
+def test_firefox_gets_version_2_and_the_weights_divide_the_rest() -> None:
     to_web = ("--from", "shop/frontend", "--to", "shop/web")
-    firefox = explain(offline, *to_web, "--header", "user-agent=Mozilla Firefox/130")
+    firefox = explain(*to_web, "--header", "user-agent=Mozilla Firefox/130")
     assert firefox == ("allowed", {"shop/web-v2": 1.0})
-    assert explain(offline, *to_web) == ("allowed", {"shop/web-v1": 0.9, "shop/web-v2": 0.1})
+    assert explain(*to_web) == ("allowed", {"shop/web-v1": 0.9, "shop/web-v2": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -74,7 +70,7 @@ def test_firefox_gets_version_2_and_the_weights_divide_the_rest(offline: ModuleT
         ("frontend ledger:5432 GET /", "denied"),
     ],
 )
-def test_access_is_what_the_page_says(offline: ModuleType, request_: str, access: str) -> None:
+def test_access_is_what_the_page_says(request_: str, access: str) -> None:
     source, service, method, path = request_.split()
     arguments = ("--from", f"shop/{source}", "--to", f"shop/{service}", "--method", method, "--path", path)
-    assert explain(offline, *arguments)[0] == access
+    assert explain(*arguments)[0] == access

@@ -12,12 +12,12 @@ import contextlib
 import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Any, Self
 
 from smi_adapter import app, decode
-from smi_adapter.backends import XdsConfig
+from smi_adapter.backends import Part, XdsConfig
 from smi_adapter.backends.envoy import BACKEND
 from smi_adapter.backends.envoy.bootstrap import ClientCertificate, ControlPlane, Local, bootstrap
 from smi_adapter.findings import Ref
@@ -115,6 +115,24 @@ class GoldenFleet:
         """Put a scene in force and wait until every proxy has acknowledged it; without options it is an edit."""
         await self._publish(scene, options)
         await self._fleet.settle()
+
+    async def show_everything(self) -> bool:
+        """Put the same world in force, but with each Service in every caller's sight; False if that is no difference.
+
+        What nobody may call is in no proxy's sight. This way Envoys have to accept that as well, and refuse callers at
+        the server alone (T13).
+        """
+        assert self.state is not None
+        mesh = self.state.supported.mesh
+        if all(service.callers is None for service in mesh.services.values()):
+            return False
+        services = {key: replace(service, callers=None) for key, service in mesh.services.items()}
+        rendered = BACKEND.render(replace(mesh, services=services))
+        seen = frozenset[Part]().union(*rendered.scopes.values())
+        assert seen == rendered.parts.keys(), "a part is still in nobody's sight"
+        self._fleet.server.publish(rendered)
+        await self._fleet.settle()
+        return True
 
     def _snapshot_pods(self) -> Mapping[Key, Pod]:
         assert self.state is not None

@@ -62,9 +62,11 @@ class Connection:
             return cls(*await asyncio.open_connection(address, port))
         return None
 
-    def close(self) -> None:
-        """Close it."""
+    async def close(self) -> None:
+        """Close it and wait until it is."""
         self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
 
     async def ask(self, message: bytes) -> Outcome:
         """Send and say what came back."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -54,9 +55,9 @@ def test_real_envoys_do_what_a_golden_case_says(case: Path, runner: asyncio.Runn
 
 async def _play(case: Path, envoys: GoldenFleet) -> None:
     objects: dict[Ref, decode.RawObject] = {}
-    kept: dict[str, Connection] = {}
     trees = stages(case)
-    try:
+    scene = Scene.of(objects)
+    async with _Kept() as kept:
         for number, tree in enumerate(trees):
             objects |= tree.objects
             scene = Scene.of(objects)
@@ -65,9 +66,22 @@ async def _play(case: Path, envoys: GoldenFleet) -> None:
             for entry in asked(case):
                 if entry.before != last:
                     await _Question(entry, scene, envoys).check(kept)
-    finally:
-        for connection in kept.values():
-            connection.close()
+    if await envoys.show_everything():
+        async with _Kept() as kept:
+            for entry in asked(case):
+                if not entry.before:
+                    await _Question(entry, scene, envoys).check(kept)
+
+
+class _Kept(dict[str, Connection]):
+    """Connections that are used more than once, by question."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for connection in self.values():
+            await connection.close()
 
 
 class _Question:
@@ -80,6 +94,9 @@ class _Question:
         ports = envoys.state.translation.mesh.services[service].ports
         self._protocol = next(port.protocol for port in ports if port.number == self._port)
         self._arms = expected(entry, scene, self._protocol)
+        self._weighted = (
+            any(ref.kind == "TrafficSplit" for ref in scene.objects) and entry.expected["access"] != "denied"
+        )
         self._address = self._caller(scene, envoys).dial[service]
         self._message = wire(entry.request, self._protocol)
 
@@ -92,13 +109,13 @@ class _Question:
         }
         return mine[self._entry.request.get("pod", next(iter(mine)))]
 
-    async def check(self, kept: dict[str, Connection]) -> None:
+    async def check(self, kept: _Kept) -> None:
         """Ask as often as the weights need; the first time on the connection from before the edit, if there is one."""
         allowed = frozenset[Outcome]().union(*(outcomes for outcomes, _ in self._arms))
         seen: set[Outcome] = set()
         if self._protocol is not Protocol.UDP:
             seen.add(await self._on_a_kept_connection(kept))
-        few = SAMPLES if len(self._arms) > 1 else 2
+        few = SAMPLES if self._weighted and self._protocol is not Protocol.UDP else 2
         for number in range(MANY_SAMPLES):
             if number >= few and not self._unseen(seen):
                 break
@@ -111,7 +128,7 @@ class _Question:
     def _unseen(self, seen: set[Outcome]) -> list[frozenset[Outcome]]:
         return [outcomes for outcomes, share in self._arms if share >= FAIR and not outcomes & seen]
 
-    async def _on_a_kept_connection(self, kept: dict[str, Connection]) -> Outcome:
+    async def _on_a_kept_connection(self, kept: _Kept) -> Outcome:
         """Use the connection that the same question had before the edit, or open the one to be kept (T15)."""
         name = str(sorted((key, str(value)) for key, value in self._entry.request.items()))
         connection = kept.get(name)
@@ -138,4 +155,4 @@ class _Question:
         try:
             return await connection.ask(self._message)
         finally:
-            connection.close()
+            await connection.close()

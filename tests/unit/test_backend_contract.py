@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from smi_adapter import decode
 from smi_adapter.backends import Backend, Change, Files, Manifests, Rendered, XdsConfig, installed, load
 from smi_adapter.backends.capabilities import supported
 from smi_adapter.findings import CODES, Ref
 from smi_adapter.mesh import Feature, Mesh, Protocol, service_features, workload_features
+from smi_adapter.sources import controllers, files
+from smi_adapter.translate import translate
 from tests.toy_backend.smi_adapter_toy_backend import BACKEND as TOY
 from tests.unit.meshes import EXAMPLES, meshes, reversed_mesh
 
@@ -154,13 +157,8 @@ def test_a_mesh_without_services_or_without_workloads_renders(backend: Backend) 
 
 def _mesh_of(path: Path) -> Mesh:
     """Return what is translated from files, as `smi-adapter translate --to mesh` does it."""
-    files: Any = pytest.importorskip("smi_adapter.sources.files")
-    controllers: Any = pytest.importorskip("smi_adapter.sources.controllers")
-    decode: Any = pytest.importorskip("smi_adapter.decode")
-    translate: Any = pytest.importorskip("smi_adapter.translate")
     world = controllers.reconcile(files.read_tree(path).objects, controllers.Memory())
-    translated: Mesh = translate.translate(decode.decode(world.objects.values())).mesh
-    return translated
+    return translate(decode.decode(world.objects.values())).mesh
 
 
 @every_backend

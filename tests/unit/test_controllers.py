@@ -15,6 +15,7 @@ from smi_adapter.decode import RawObject, apply, decode, ref_of
 from smi_adapter.decode.forms import APP_ADDRESS, DIAL
 from smi_adapter.findings import Ref
 from smi_adapter.snapshot import EMPTY, SliceEndpoint, SlicePort
+from smi_adapter.sources import controllers
 from smi_adapter.sources.controllers import Addresses, Memory, World, reconcile
 
 DEPLOYMENT = """
@@ -260,3 +261,60 @@ def test_bad_objects_of_every_kind_never_raise() -> None:
     assert not snapshot.pods
     assert {item.subject.name for item in world.findings} == {"../d"}
     assert {ref.name for ref in snapshot.problems} == {"a", "b", "c", "../e"}
+
+
+@pytest.mark.parametrize("part", ["_finished", "_slices", "_workload", "_without_cluster_ip"])
+def test_our_own_failure_about_one_object_leaves_only_that_one_out(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    real = getattr(controllers, part)
+
+    def failing(*args: Any, **rest: Any) -> Any:
+        if "bad" in str(args[0]):
+            raise UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates not allowed")
+        return real(*args, **rest)
+
+    bad = [text.replace("name: web,", "name: bad,").replace("app: web", "app: bad") for text in (DEPLOYMENT, SERVICE)]
+    expected = reconcile(objects(DEPLOYMENT, SERVICE), Memory())
+    monkeypatch.setattr(controllers, part, failing)
+    world = reconcile(objects(DEPLOYMENT, SERVICE, *bad), Memory())
+    assert {item.code for item in world.findings} == {"SMI0606"}
+    failed = {item.subject for item in world.findings}
+    assert failed
+    assert all(ref.name.startswith("bad") for ref in failed)
+    assert not failed & world.objects.keys()
+    assert expected.objects.keys() <= world.objects.keys()
+
+
+def test_half_of_a_surrogate_pair_is_a_finding_of_its_object_alone() -> None:
+    bad = pod("bad", metadata={"\ud800": "x"})
+    world = reconcile(objects(DEPLOYMENT, SERVICE) | bad, Memory())
+    snapshot = decode(world.objects.values())
+    assert set(snapshot.pods) == {("shop", "web-0"), ("shop", "web-1")}
+    assert [item.code for items in snapshot.problems.values() for item in items] == ["SMI0505"]
+
+
+@pytest.mark.parametrize("status", [{}, {"status": {"podIP": "10.0.0.1", "phase": "Running"}}])
+def test_a_pod_that_an_edit_makes_invalid_stays_as_it_was(status: dict[str, Any]) -> None:
+    def edition(number: int) -> dict[Ref, RawObject]:
+        spec = {"containers": [{"name": "web", "ports": [{"name": "http", "containerPort": number}]}]}
+        return objects(SERVICE) | pod("one", metadata={"labels": {"app": "web"}}, spec=spec, **status)
+
+    good = reconcile(edition(8080), Memory())
+    bad = reconcile(edition(80800), good.memory)
+    again = reconcile(edition(80800), bad.memory)
+    for world in (bad, again):
+        assert world.objects == good.objects
+        (said,) = world.findings
+        assert (said.code, said.subject) == ("SMI0505", Ref("Pod", "shop", "one"))
+    mended = reconcile(edition(8081), again.memory)
+    assert mended.findings == ()
+    assert decode(mended.objects.values()).slices["shop", "web-local-0"].ports == (SlicePort("http", 8081),)
+    gone = reconcile(objects(SERVICE), again.memory)
+    assert Ref("Pod", "shop", "one") not in gone.objects
+    assert Ref("Pod", "shop", "one") not in gone.memory.good
+
+
+def test_a_pod_that_was_never_good_is_said_once() -> None:
+    spec = {"containers": [{"name": "web", "ports": [{"containerPort": 80800}]}]}
+    world = reconcile(pod("one", spec=spec), Memory())
+    assert world.findings == ()
+    assert [item.code for items in decode(world.objects.values()).problems.values() for item in items] == ["SMI0505"]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from smi_adapter.decode import RawObject, apply, decode, ref_of
 from smi_adapter.findings import Ref, Severity
-from smi_adapter.snapshot import EMPTY, ContainerPort, ServicePort, SliceEndpoint, Snapshot
+from smi_adapter.snapshot import EMPTY, MODE_ANNOTATION, ContainerPort, Mode, ServicePort, SliceEndpoint, Snapshot
+from smi_adapter.translate.modes import mode_of
 
 
 def service(name: str = "web", **spec: Any) -> RawObject:
@@ -239,6 +240,25 @@ def test_namespaces_and_accounts_are_known_by_name() -> None:
     )
     assert snapshot.namespaces["shop"].annotations == {"smi-adapter.io/access-mode": "audit"}
     assert snapshot.service_accounts == {("shop", "seller")}
+
+
+@pytest.mark.parametrize("written", ["permissive", "enforce", None])
+def test_a_namespace_that_cannot_be_read_enforces_until_it_can(written: str | None) -> None:  # T1
+    annotations = {MODE_ANNOTATION: written} if written else {}
+    good: RawObject = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "shop", "annotations": annotations},
+    }
+    bad: RawObject = {**good, "metadata": {**good["metadata"], "labels": {"team": 5}}}
+    at_start = decode([bad])
+    edited, changed = apply(decode([good]), {ref_of(bad): bad})
+    assert changed == {Ref("Namespace", "", "shop")}
+    for snapshot in (at_start, edited):
+        assert mode_of(snapshot.namespaces.get("shop"), Mode.PERMISSIVE) is Mode.ENFORCE
+        assert [code for code, _ in said(snapshot)] == ["SMI0505"]
+    assert apply(edited, {ref_of(good): good})[0] == decode([good])
+    assert not apply(edited, {ref_of(bad): None})[0].namespaces
 
 
 @pytest.mark.parametrize(

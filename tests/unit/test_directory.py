@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -329,3 +329,29 @@ def test_two_runs_on_one_machine_get_networks_of_their_own() -> None:
     again, claim = claim_network(first.network_address.packed[1])
     with claim:
         assert again == first
+
+
+async def test_a_folder_that_becomes_unreadable_keeps_what_it_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.yaml").write_text(SPLIT % 1)
+    monkeypatch.setattr("smi_adapter.sources.directory.RESCAN", 0.05)
+    real, closed = os.scandir, True
+
+    def scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        if closed and Path(path) == tmp_path / "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    async with reading(tmp_path) as reader:
+        assert SPLIT_REF in await reader.next()
+        monkeypatch.setattr(os, "scandir", scandir)
+        assert await reader.next() == {}
+        assert [(item.code, item.subject.name) for item in reader.source.findings()] == [("SMI0507", "deep")]
+        assert await reader.silent(0.4)
+        closed = False
+        assert await reader.next() == {}
+        assert reader.source.findings() == ()
+        (tmp_path / "deep" / "er" / "a.yaml").unlink()
+        await reader.until(SPLIT_REF, lambda raw: raw is None)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pytest
 
-from smi_adapter.backends import Change, Part
+from smi_adapter.backends import Change, Part, Resource
 from smi_adapter.backends.envoy import BACKEND, EnvoyConfig, names, routes
 from smi_adapter.backends.envoy.lint import lint
+from smi_adapter.backends.envoy.listeners import Dialer
 from smi_adapter.envoy_api import message
 from smi_adapter.mesh import (
     AccessMode,
@@ -17,6 +18,7 @@ from smi_adapter.mesh import (
     Endpoint,
     InboundPort,
     Instance,
+    Key,
     Route,
     Service,
     WeightedTarget,
@@ -312,6 +314,52 @@ def test_a_listener_that_cannot_be_rendered_stays_with_all_its_doors_shut() -> N
     assert {item.code for item in second.findings} == {"SMI0606"}
     third = BACKEND.render(before, Change(after, second, frozenset(), frozenset({key("w")})))
     assert dict(third.parts) == dict(first.parts)
+
+
+def test_a_failure_in_one_workloads_denials_keeps_its_doors_and_leaves_others_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    genuine = Dialer.denied
+
+    def denied(self: Dialer, workload: Workload, services: Mapping[Key, Service]) -> tuple[Resource, ...]:
+        if workload.key == key("bad"):
+            raise ValueError("no such door")
+        return genuine(self, workload, services)
+
+    services = [service("web", callers=[]), service("db", callers=[])]
+    one, two = {"web": "127.1.0.1"}, {"web": "127.1.0.1", "db": "127.1.0.2"}
+    before, after = (mesh(services, [workload(name, dial=dial) for name in ("bad", "good")]) for dial in (one, two))
+    both = frozenset({key("bad"), key("good")})
+    first = BACKEND.render(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(Dialer, "denied", denied)
+        second = BACKEND.render(after, Change(before, first, frozenset(), both))
+        assert [item.code for item in BACKEND.render(after).findings] == ["SMI0606"]
+    assert second.parts["dial", "shop", "bad"] is first.parts["dial", "shop", "bad"]
+    assert second.parts["dial", "shop", "good"] != first.parts["dial", "shop", "good"]
+    assert [(item.code, item.subject.name) for item in second.findings] == [("SMI0606", "bad")]
+    third = BACKEND.render(after, Change(after, second, frozenset(), both))
+    assert dict(third.parts) == dict(BACKEND.render(after).parts)
+    assert not third.findings
+
+
+def test_a_failure_in_what_catches_keeps_it_and_leaves_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def catching(_self: Dialer, _services: Mapping[Key, Service]) -> tuple[Resource, ...]:
+        raise ValueError("no catch")
+
+    web, db = service("web", addresses=("10.96.0.1",)), service("db", addresses=("10.96.0.2",))
+    before, after = mesh([web], [workload("client")]), mesh([web, db], [workload("client")])
+    first = BACKEND.render(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(Dialer, "catching", catching)
+        second = BACKEND.render(after, Change(before, first, frozenset({key("db")}), frozenset()))
+        assert [item.code for item in BACKEND.render(after).findings] == ["SMI0606"]
+    assert second.parts["catch", "", ""] is first.parts["catch", "", ""]
+    assert ("vip", "shop", "db") in second.parts
+    assert [(item.code, item.subject.name) for item in second.findings] == [("SMI0606", "db")]
+    third = BACKEND.render(after, Change(after, second, frozenset(), frozenset()))
+    assert dict(third.parts) == dict(BACKEND.render(after).parts)
+    assert not third.findings
 
 
 def test_a_finding_goes_when_its_cause_has_gone() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from smi_adapter.findings import Ref
 from smi_adapter.sources import Location
-from smi_adapter.sources.files import HAVE_LEASES, MAX_BYTES, NotSettledError, Tree, paths, read, read_tree
+from smi_adapter.sources.files import HAVE_LEASES, MAX_BYTES, NotSettledError, Tree, listing, read, read_tree
 
 SERVICE = (
     "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: {port}}}]}}\n"
@@ -183,4 +183,30 @@ def test_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.yaml", "a.yaml", "c/a.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in paths(tmp_path)] == ["a.yaml", "b.yaml", "c/a.yaml"]
+    assert [path.relative_to(tmp_path).as_posix() for path in listing(tmp_path).paths] == [
+        "a.yaml",
+        "b.yaml",
+        "c/a.yaml",
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.yaml").write_text(service("one"))
+    (tmp_path / "b.yaml").write_text(service("two"))
+    real = os.scandir
+
+    def scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read everything, so that chmod would do nothing
+    tree = read_tree(tmp_path)
+    assert set(tree.objects) == {ref("two")}
+    (said,) = tree.findings()
+    assert (said.code, said.subject) == ("SMI0507", Ref("File", "", "deep"))
+    assert "Permission denied" in said.message
+    found = listing(tmp_path)
+    assert found.hides(tmp_path / "deep" / "er" / "a.yaml")
+    assert not found.hides(tmp_path / "b.yaml")

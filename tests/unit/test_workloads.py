@@ -77,7 +77,19 @@ def slice_with(*addresses: str, pod: str = "") -> EndpointSlice:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "a.example"]
+    "address",
+    [
+        "127.0.0.1",
+        "::1",
+        "169.254.169.254",
+        "fe80::1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "a.example",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "::ffff:0.0.0.0",
+    ],
 )
 def test_hand_made_endpoints_that_may_not_be_routed_to_are_refused(address: str) -> None:  # TN7
     world = World().service("shop", selector={})

@@ -143,3 +143,11 @@ def test_cutting_loses_nothing(pieces: list[str]) -> None:
     parts = split(text)
     assert "".join(part for _, part in parts) == text
     assert all(text.splitlines()[line - 1 :][:1] == part.splitlines()[:1] for line, part in parts if part)
+
+
+@pytest.mark.parametrize("text", ['{"a":\n "\\ud800"}', '{"a": {\n"\\udc00": 1}}', '{"a":\n["\\ud83d x"]}'])
+def test_half_of_a_surrogate_pair_is_refused_in_json(text: str) -> None:
+    with pytest.raises(YamlError) as caught:
+        parse(text)
+    assert caught.value.line == 2
+    assert only(r'{"a": "\ud83d\ude00"}') == {"a": "\U0001f600"}

@@ -323,7 +323,11 @@ class _Edit:
             workload = self.new.workloads.get(key)
             if workload is None or not (workload.dial or dial_part(key) in self.before.parts):
                 continue
-            self._dial(workload)
+            part = dial_part(key)
+            try:
+                self._dial(workload)
+            except Exception as error:  # noqa: BLE001
+                self._put(part, self.before.parts.get(part, ()), _failed(workload.origin, key, error))
 
     def _dial(self, workload: Workload) -> None:
         part = dial_part(workload.key)
@@ -332,6 +336,8 @@ class _Edit:
             return
         old = self.old.workloads.get(workload.key)
         alike = frozenset(old.dial) if old is not None and old.identity == workload.identity else frozenset()
+        if part in self.before.index.findings:
+            alike = frozenset()  # something failed: what is there may be older than the last Mesh
         changed = {place for place in workload.dial if place not in alike or not self._looks_alike(workload, place[0])}
         if not changed and len(alike) == len(workload.dial):
             return
@@ -370,11 +376,15 @@ class _Edit:
         """Render what all proxies of a cluster see: the roots, and the Listener that catches redirected traffic."""
         if self.new.trust != self.old.trust or TRUST_PART not in self.before.parts:
             self._put(TRUST_PART, secrets.roots(self.new.trust))
-        if any(vip_part(key) in self.parts for key in services):
+        if CATCH_PART in self.before.index.findings or any(vip_part(key) in self.parts for key in services):
             self.virtual = has_virtual_addresses(self.new)
             if self.virtual != (CATCH_PART in self.before.parts):
                 self.stale.update(self.new.workloads)
-            self._put(CATCH_PART, self.dialer.catching(self.new.services) if self.virtual else None)
+            try:
+                self._put(CATCH_PART, self.dialer.catching(self.new.services) if self.virtual else None)
+            except Exception as error:  # noqa: BLE001
+                suspect = min((key for key in services if vip_part(key) in self.parts), default=("", ""))
+                self._put(CATCH_PART, self.before.parts.get(CATCH_PART, ()), _failed(None, suspect, error))
 
     def _scopes(self) -> dict[Key, frozenset[Part] | None]:
         """Return the scopes that differ from before."""

@@ -470,7 +470,7 @@ def _status(session: _Session, now: float) -> ProxyStatus:
         stream.in_sync,
         max(0.0, now - stream.waiting_since),
         tuple(
-            TypeStatus(short(sub.type_url), len(sub.names), sub.sent, sub.acknowledged, sub.refused)
+            TypeStatus(short(sub.type_url), sub.version(), len(sub.names), sub.sent, sub.acknowledged, sub.refused)
             for sub in sorted(stream.subscriptions.values(), key=lambda sub: sub.type_url)
         ),
         status.printable(stream.last_error),

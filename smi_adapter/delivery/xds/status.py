@@ -25,9 +25,13 @@ _FIXED: dict[tuple[int, int], int] = {(1, 36): 10, (1, 37): 6, (1, 38): 4, (1, 3
 
 @dataclass(frozen=True, slots=True)
 class TypeStatus:
-    """One resource type of one proxy: `sent` messages, and how many of them it took and refused."""
+    """One resource type of one proxy: `sent` messages, and how many of them it took and refused.
+
+    `version`: a hash of all names with their acknowledged versions. Equal in two proxies: they hold the same.
+    """
 
     type: str
+    version: str
     names: int
     sent: int
     acknowledged: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 from smi_adapter.backends import Resource
@@ -73,6 +74,11 @@ class Subscription:
         """Tell whether the proxy has acknowledged some version of that name."""
         version = self.names.get(name)
         return version is not None and version is not NEVER and version is not ABSENT
+
+    def version(self) -> str:
+        """Return a hash of what the proxy has acknowledged; it costs a walk over all names, so ask only for people."""
+        held = sorted((name, version) for name, version in self.names.items() if self.holds(name))
+        return blake2b(repr(held).encode(), digest_size=5).hexdigest() if held else ""
 
     def add(self, name: str, pending: Pending) -> None:
         """Note something to say; it replaces what was to be said about that name, and keeps the stricter bounds."""
