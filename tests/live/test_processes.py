@@ -424,16 +424,6 @@ async def test_a_request_goes_through_the_pods_envoy_to_the_pods_application(tmp
         assert (run.state / "shop_web-0_bootstrap.json").stat().st_mode & 0o077 == 0
 
 
-async def test_a_pod_that_comes_back_at_once_waits_until_its_former_proxy_has_left(tmp_path: Path) -> None:
-    async with running(tmp_path, envoy=find_envoy(os.environ), bootstrap=pass_on, inject="true") as run:
-        await run.until(run.ready)
-        former = set(proxies())  # of the same name for the control plane: it would take the new one's ports
-        run.write(inject="true", replicas=0)
-        await run.until(lambda: not any(ref.kind == "Pod" for ref in run.objects))
-        run.write(inject="true")
-        assert not former & set(await run.until(lambda: set(proxies()) - former and proxies()))
-
-
 async def test_an_envoy_that_is_killed_is_started_again(tmp_path: Path) -> None:
     async with running(tmp_path, envoy=find_envoy(os.environ), bootstrap=pass_on, inject="true") as run:
         await run.until(run.ready)
