@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from smi_adapter.sources.processes import find_envoy
 from tests.live.test_processes import pass_on, proxies, running
+
+pytestmark = pytest.mark.live
 
 
 async def test_a_pod_that_comes_back_at_once_waits_until_its_former_proxy_has_left(tmp_path: Path) -> None:
