@@ -176,15 +176,16 @@ class LocalRuntime:
         runner = self._runners.get(key)
         if runner is not None and plan is not None and runner.plan.identity == plan.identity:
             return
-        before = None
         if runner is not None:
             del self._runners[key]
-            before = asyncio.create_task(runner.stop(drain=DRAIN))
-            self._leaving[runner] = before
-            before.add_done_callback(lambda _: self._leaving.pop(runner, None))
+            stopping = asyncio.create_task(runner.stop(drain=DRAIN))
+            self._leaving[runner] = stopping
+            stopping.add_done_callback(lambda _: self._leaving.pop(runner, None))
         if plan is not None:
+            # A Pod of that name may have gone a moment ago: until its proxy has left, that one would take the ports.
+            former = [task for other, task in self._leaving.items() if other.plan.pod.meta.key == key]
             self._runners[key] = _Runner(plan, self._setup, self._changed)
-            self._runners[key].start(before)
+            self._runners[key].start(asyncio.gather(*former, return_exceptions=True) if former else None)
         else:
             self._problems.pop(key, None)
         self._changed()
@@ -215,7 +216,7 @@ class _Runner:
         """Return one finding for each process that does not run or does not answer."""
         return tuple(finding("SMI0706", self._ref, "", text) for _, text in sorted(self._trouble.items()))
 
-    def start(self, after: asyncio.Task[None] | None) -> None:
+    def start(self, after: asyncio.Future[Any] | None) -> None:
         """Begin, once the Pod's former processes (if any) are gone."""
         self._task = asyncio.create_task(self._run(after))
 
@@ -232,7 +233,7 @@ class _Runner:
         if self._proxy is not None:
             await self._proxy.stop()
 
-    async def _run(self, after: asyncio.Task[None] | None) -> None:
+    async def _run(self, after: asyncio.Future[Any] | None) -> None:
         if after is not None:
             await asyncio.shield(after)
         self._applications = self._application_children()
