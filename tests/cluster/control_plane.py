@@ -324,13 +324,16 @@ class ControlPlane:
 
     # ------------------------------------------------------------------------------------------------------- etcd
     def compact(self) -> int:
-        """Compact etcd to its present revision and return that: older list continuations answer 410."""
+        """Compact etcd to its present revision and return that.
+
+        The API server goes on serving older watches and list continuations from its cache: see `forget_history`.
+        """
         revision = int(self.etcd_request("/v3/kv/range", {"key": _b64(b"/")})["header"]["revision"])
         self.etcd_request("/v3/kv/compaction", {"revision": str(revision), "physical": True})
         return revision
 
     def forget_history(self) -> None:
-        """Compact etcd and restart the API server: a watch from any older resource version gets 410 Gone."""
+        """Compact etcd and restart the API server: older watches and continuations get 410 Gone."""
         self.compact()
         self.restart()
 
