@@ -65,7 +65,7 @@ class EventBook:
         one; one that was gone and comes back is told again within the object's rate.
         """
         of_code: dict[str, list[Finding]] = {}
-        for item in findings:
+        for item in dict.fromkeys(findings):
             if item.severity is not Severity.INFO:
                 of_code.setdefault(item.code, []).append(item)
         told = {notice.name: notice for notice in (_notice(ref, uid, version, same) for same in of_code.values())}
