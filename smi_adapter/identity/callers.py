@@ -17,6 +17,7 @@ class Caller:
     identity: str
     namespace: str
     service_account: str
+    service_account_uid: str
     pod: str
     pod_uid: str
     issued: float
