@@ -210,6 +210,11 @@ class ControlPlane:
         """Return what a path answers, decoded."""
         return self.request("GET", path)
 
+    def watched(self, path: str, since: str, seconds: int = 1) -> list[dict[str, Any]]:
+        """Return the watch events of a list after a resource version, those of the next second included."""
+        query = f"watch=true&resourceVersion={since}&timeoutSeconds={seconds}"
+        return [json.loads(line) for line in self.raw("GET", f"{path}?{query}").splitlines()]
+
     def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
         """Send a request as admin and return the decoded answer; RequestError for a status of 400 and above."""
         encoded = None if body is None else json.dumps(body).encode()
