@@ -46,6 +46,7 @@ class Reporting:
         self.status = StatusWriter(api, left)
         self.events = EventRecorder(api, instance, left)
         self._book = EventBook()
+        self._left = left
         self._pause = pause
         self._changed = asyncio.Event()
 
@@ -73,6 +74,7 @@ class Reporting:
         """Look at all objects whenever something changed. Every replica does, for its tally; only a leader writes."""
         while True:
             self._changed.clear()
+            self._book.unsettled = False
             state = now()
             began = time.monotonic()
             for report in self.reporter.reports(state.findings, state.acknowledged, state.elsewhere):
@@ -82,7 +84,7 @@ class Reporting:
                     began = time.monotonic()
             await asyncio.sleep(self._pause)
             try:
-                async with asyncio.timeout(_LOOK_AGAIN):
+                async with asyncio.timeout(1.0 if self._book.unsettled else _LOOK_AGAIN):
                     await self._changed.wait()
             except TimeoutError:  # Events are told again before the API forgets them
                 pass
@@ -96,5 +98,7 @@ class Reporting:
     def _tell(self, report: Report) -> None:
         subject = report.subject
         self.status.offer(report)
+        if self._left() <= 0:
+            return  # who leads tells Events; a new leader begins anew, and meets those that are there by their names
         for notice in self._book.notices(subject.ref, subject.uid, subject.version, report.findings, time.monotonic()):
             self.events.offer(notice)
