@@ -5,7 +5,7 @@ from __future__ import annotations
 from smi_adapter.findings import Finding, Severity, finding
 from smi_adapter.report import EventBook, Notice
 from smi_adapter.report.events import NOTE_BYTES
-from tests.unit.report.raw import SPLIT, Told, service, shop, split
+from tests.told import SPLIT, Told, service, shop, split
 
 MISMATCH = finding("SMI0103", SPLIT, "spec.backends", "Service shop/v2 has no port 80")
 
