@@ -506,9 +506,7 @@ RESERVED = frozenset(
     {
         "SMI0207",
         "SMI0309",
-        "SMI0502",
         "SMI0503",
-        "SMI0605",
         "SMI0704",
         "SMI0801",
         "SMI0901",
