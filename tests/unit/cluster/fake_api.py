@@ -166,6 +166,8 @@ class FakeApi:
 
     async def _events(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         while True:
+            if stream.end not in {None, "eof"}:
+                raise Unreachable(str(stream.end), streaming=True)
             while not stream.stalled and stream.position < len(self.log):
                 if self.swap and len(self.log) - stream.position >= 2:
                     self.swap = False
@@ -182,8 +184,6 @@ class FakeApi:
                     yield _line(kind, item)
             if stream.end == "eof":
                 return
-            if stream.end is not None:
-                raise Unreachable(stream.end, streaming=True)
             stream.wake.clear()
             await stream.wake.wait()
 

@@ -95,9 +95,16 @@ class Machine(RuleBasedStateMachine):
     def duplicate(self) -> None:
         self.api.twice = True
 
-    @rule()
-    def reorder(self) -> None:
+    @rule(name=NAMES, other=NAMES, ports=st.tuples(st.integers(1, 5), st.integers(1, 5)), gone=st.booleans())
+    def reorder(self, name: str, other: str, ports: tuple[int, int], gone: bool) -> None:
+        self.api.put("one", name, ports[0])
+        self.loop.run_until_complete(self._turns(6))
         self.api.swap = True
+        self.api.put("one", other, ports[1])
+        if gone:
+            self.api.delete("one", other)
+        else:
+            self.api.put("two", name, ports[1])
 
     @rule()
     def expire(self) -> None:
