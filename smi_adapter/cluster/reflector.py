@@ -69,10 +69,11 @@ class Reflector:
         silence: float = SILENCE,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        store: Store | None = None,
     ) -> None:
         self.resource = resource
         self.namespace = namespace
-        self.store = Store(identified=resource.kind not in {"Pod", "EndpointSlice", "ServiceAccount"})
+        self.store = store or Store(identified=resource.kind not in {"Pod", "EndpointSlice", "ServiceAccount"})
         self.projection = Projection(resource)
         self.synced = asyncio.Event()
         self.lists = 0
