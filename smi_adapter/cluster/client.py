@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +46,10 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
+def _ignore() -> None:
+    """Do nothing."""
+
+
 class ApiError(Exception):
     """The API server answered, and the answer is an error."""
 
@@ -58,7 +62,14 @@ class ApiError(Exception):
 
 
 class Unreachable(Exception):  # noqa: N818 - a state of the world, not a mistake
-    """There was no answer: refused, timed out, cut off, TLS, or the login failed."""
+    """There was no answer: refused, timed out, cut off, TLS, or the login failed.
+
+    `streaming`: a watch had begun, and broke or fell silent.
+    """
+
+    def __init__(self, message: str = "", *, streaming: bool = False) -> None:
+        super().__init__(message)
+        self.streaming = streaming
 
 
 class LineTooLong(Unreachable):
@@ -157,15 +168,24 @@ class Client:
         except msgspec.DecodeError as error:
             raise Unreachable(f"GET {path}: the answer is no JSON document: {error}") from error
 
-    async def watch(self, path: str, query: Mapping[str, str], silence: float = 75.0) -> AsyncGenerator[bytes, None]:
+    async def watch(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        silence: float = 75.0,
+        opened: Callable[[], None] = _ignore,
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the events of a watch, one line each, until the server ends it; silence for too long is `Unreachable`.
 
-        A line that was cut off at the end is not yielded.
+        `opened` is called when the server has accepted the watch. A line that was cut off at the end is not yielded.
         """
         limits = _timeouts(connect=CONNECT, sock_read=silence, total=None)
         with _unreachable():
             async with asyncio.timeout(HEADERS):
                 response = await self._send("GET", path, query, {"Accept": "application/json"}, None, limits)
+        if response.status < 300:
+            opened()
+        with _unreachable(streaming=True):
             async with contextlib.aclosing(_lines(response)) as lines:
                 async for line in lines:
                     yield line
@@ -300,16 +320,16 @@ class _Kubeconfig(_Login):
 
 
 @contextlib.contextmanager
-def _unreachable() -> Iterator[None]:
+def _unreachable(*, streaming: bool = False) -> Iterator[None]:
     """Turn what an HTTP library raises for a broken connection into `Unreachable`."""
     import aiohttp  # noqa: PLC0415 - the library behind the expensive one
 
     try:
         yield
     except TimeoutError as error:  # aiohttp's timeouts are such too
-        raise Unreachable(str(error) or "timed out") from error
+        raise Unreachable(str(error) or "timed out", streaming=streaming) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise Unreachable(str(error) or type(error).__name__) from error
+        raise Unreachable(str(error) or type(error).__name__, streaming=streaming) from error
 
 
 def _timeouts(*, connect: float, sock_read: float, total: float | None) -> aiohttp.ClientTimeout:

@@ -60,22 +60,23 @@ class _Names:
     columns: tuple[Column, ...] = ()
 
 
+# Of several results the API server prints the first only, so a list is shown as a whole rather than by the names in it.
 # `..` looks at any depth: the same column finds `spec.destination` and the `destination` of v1alpha1, whichever of the
 # two an object was written with.
 _NAMES: Mapping[str, _Names] = MappingProxyType(
     {
-        "HTTPRouteGroup": _Names("httproutegroups", ("htr",), (Column("Matches", "..matches[*].name"),)),
+        "HTTPRouteGroup": _Names("httproutegroups", ("htr",)),
         "IdentityBinding": _Names("identitybindings"),
         "TCPRoute": _Names("tcproutes", (), (Column("Ports", ".spec.matches.ports"),)),
         "TrafficSplit": _Names(
             "trafficsplits",
             ("ts",),
-            (Column("Service", ".spec.service"), Column("Backends", ".spec.backends[*].service")),
+            (Column("Service", ".spec.service"), Column("Backends", ".spec.backends")),
         ),
         "TrafficTarget": _Names(
             "traffictargets",
             ("tt",),
-            (Column("Destination", "..destination.name"), Column("Sources", "..sources[*].name")),
+            (Column("Destination", "..destination.name"), Column("Sources", "..sources")),
         ),
         "UDPRoute": _Names("udproutes", (), (Column("Ports", ".spec.matches.ports"),)),
     }

@@ -39,6 +39,9 @@ def _rules(schema: Schema) -> Iterator[Rule]:
             names.get("x-smi-code", _CODE),
             f"each key must be {names['title']}",
         )
+    if "enum" in schema and None in schema["enum"]:
+        some = {"enum": [one for one in schema["enum"] if one is not None]}  # rules are not asked about a null
+        yield _rule(condition(some), schema.get("x-smi-code", _CODE), f"must be {schema['title']}")
     if schema.get("format") == "re2":
         # Nothing is compared: an expression that cannot be compiled makes the rule itself fail, and `in` looks at the
         # outcome because an `||` would swallow the error.

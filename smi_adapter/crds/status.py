@@ -1,8 +1,8 @@
 """The schema of `status`, the same for every kind and version.
 
-It is no part of `schemas/`: nobody writes a status into a file. Conditions are a list-map by `type`, so that two
-writers own one condition each under server-side apply. Fields that are not named here are kept, because a foreign
-controller may have a status of its own on the same object.
+It is no part of `schemas/`: nobody writes a status into a file. Conditions are a list-map by `type` and backends one by
+`name`, so that under server-side apply two adapters with different backends can share an object. Fields that are not
+named here are kept: a newer controller may run beside older CRDs for the time of an upgrade.
 """
 
 from __future__ import annotations
@@ -17,21 +17,45 @@ def status_schema() -> dict[str, Any]:
         "type": "object",
         "x-kubernetes-preserve-unknown-fields": True,
         "properties": {
-            "observedGeneration": {
-                "description": "The metadata.generation that this status is about.",
-                "type": "integer",
-                "format": "int64",
-                "minimum": 0,
-            },
-            "conditions": {
-                "description": "Accepted, ResolvedRefs, Programmed, PartiallyTranslated, Conflicted: an entry each.",
+            "observedGeneration": _generation("The metadata.generation that this status is about."),
+            "conditions": _conditions("What holds for all backends: Accepted, ResolvedRefs, Programmed and others."),
+            "backends": {
+                "description": "What each backend that renders this object makes of it.",
                 "type": "array",
-                "maxItems": 32,
+                "maxItems": 16,
                 "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-                "items": _condition(),
+                "x-kubernetes-list-map-keys": ["name"],
+                "items": {
+                    "description": "One backend.",
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {
+                            "description": "Name of the backend.",
+                            "type": "string",
+                            "minLength": 1,
+                            "maxLength": 63,
+                        },
+                        "conditions": _conditions("What holds for this backend: Programmed and PartiallyTranslated."),
+                    },
+                },
             },
         },
+    }
+
+
+def _generation(description: str) -> dict[str, Any]:
+    return {"description": description, "type": "integer", "format": "int64", "minimum": 0}
+
+
+def _conditions(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "type": "array",
+        "maxItems": 32,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": _condition(),
     }
 
 
@@ -52,12 +76,7 @@ def _condition() -> dict[str, Any]:
                 "type": "string",
                 "enum": ["True", "False", "Unknown"],
             },
-            "observedGeneration": {
-                "description": "The metadata.generation that the statement is about.",
-                "type": "integer",
-                "format": "int64",
-                "minimum": 0,
-            },
+            "observedGeneration": _generation("The metadata.generation that the statement is about."),
             "lastTransitionTime": {
                 "description": "When `status` last changed.",
                 "type": "string",

@@ -43,6 +43,7 @@ def structural_form(schema: Schema) -> dict[str, Any]:
     if isinstance(form.get("type"), list):
         (form["type"],) = (name for name in form["type"] if name != "null")
         form["nullable"] = True
+        form.pop("enum", None)  # the API server holds a null against every enum, even one that lists it
     if "properties" in schema:
         form["properties"] = {name: structural_form(one) for name, one in schema["properties"].items()}
     if "items" in schema:
@@ -51,7 +52,7 @@ def structural_form(schema: Schema) -> dict[str, Any]:
         form["additionalProperties"] = structural_form(schema["additionalProperties"])
     if rules := cel.rules(schema):
         form["x-kubernetes-validations"] = rules
-    _nothing_lost(schema, {*form, "properties", "additionalProperties"})
+    _nothing_lost(schema, {*form, "properties", "additionalProperties", "enum"})
     return form
 
 

@@ -182,8 +182,11 @@ class AdsServer:
 
     # ------------------------------------------------------------------------------------------------ what is new
 
-    def publish(self, config: XdsConfig) -> None:
-        """Put a configuration in force. Call it on the event loop's thread, with every config, in order."""
+    def publish(self, config: XdsConfig) -> int:
+        """Put a configuration in force; return its generation, which `acknowledged` counts in.
+
+        Call it on the event loop's thread, with every config, in order.
+        """
         self._generation += 1
         before = self._catalogue.config
         changed = self._catalogue.apply(config)
@@ -199,6 +202,7 @@ class AdsServer:
                 _log.exception("publishing to %s/%s failed", *session.workload)
                 session.end(grpc.StatusCode.INTERNAL, "internal error")
         self._published.set()
+        return self._generation
 
     def secrets_changed(self, identity: str) -> None:
         """Send the secrets of an identity again, to whoever streams as it."""
@@ -218,6 +222,17 @@ class AdsServer:
             _status(session, now)
             for session in sorted(self._sessions, key=lambda item: (item.workload, item.guest.address))
         )
+
+    def acknowledged(self) -> dict[Key, tuple[int, ...]]:
+        """Return, for each workload with proxies, up to which generation each of them has acknowledged everything.
+
+        A generation that changes nothing for a proxy needs no answer of it. What it refused is in `findings`.
+        """
+        found: dict[Key, tuple[int, ...]] = {}
+        for session in self._sessions:
+            reached = session.stream.acknowledged(self._generation)
+            found[session.workload] = (*found.get(session.workload, ()), reached)
+        return found
 
     def identities(self) -> frozenset[str]:
         """Return the identities that stream now: those whose secrets have to be kept fresh."""
