@@ -24,6 +24,7 @@ from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.residents import Residents
+from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
 from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
 from smi_adapter.delivery.xds.types import short
@@ -134,6 +135,11 @@ class Controller:
         self._draining = True
         _log.info("going away: %d proxies move to another replica", len(self.server.proxies()))
         await self.server.drain(_GOODBYE)
+
+    @property
+    def bundle(self) -> bytes:
+        """Return the PEM of the root certificates, by which proxies recognise this server and each other."""
+        return self._authority.bundle
 
     # ------------------------------------------------------------------------------------------------ the one path
 
@@ -306,7 +312,7 @@ class CannotStartError(Exception):
 
 def cluster_source(settings: Settings, client: Client) -> ClusterView:
     """Return the source of a whole cluster, or of the chosen namespaces."""
-    raise CannotStartError(f"there is no source for {client.namespace} of {settings.namespaces} yet")
+    return ClusterSource(client, namespaces=settings.namespaces, selector=settings.namespace_selector)
 
 
 async def serve(settings: Settings, kubeconfig: str | None, context: str | None) -> None:

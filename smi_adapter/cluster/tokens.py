@@ -55,6 +55,7 @@ class Api(Protocol):
         query: Mapping[str, str] = ...,
         body: object | None = ...,
         content_type: str = ...,
+        accept: str = ...,
         timeout: float = ...,  # noqa: ASYNC109 - the HTTP library's own
     ) -> bytes:
         """Send one request and return the body of the answer."""
@@ -128,7 +129,8 @@ class SigningKeys:
     async def refresh(self, client: Api) -> None:
         """Read them again; ApiError or Unreachable leave the old ones in force."""
         about = await client.get("/.well-known/openid-configuration")
-        found = await client.get("/openid/v1/jwks")
+        content = await client.request("GET", "/openid/v1/jwks", accept="application/jwk-set+json, application/json")
+        found = msgspec.json.decode(content)
         keys = {str(item.get("kid", "")): _public_key(item) for item in found.get("keys", ())}
         self._keys = {kid: key for kid, key in keys.items() if key is not None}
         self.issuer = str(about.get("issuer", ""))

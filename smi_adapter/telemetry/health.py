@@ -36,9 +36,9 @@ class HealthServer:
         app.add_routes(
             [web.get("/healthz", self._alive), web.get("/readyz", self._ready), web.get("/metrics", self._metrics)]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host or None, port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, host or None, port)
         await site.start()
         return int(self._runner.addresses[0][1])
 

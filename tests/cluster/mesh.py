@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.controller import Controller, Ports
 from smi_adapter.settings import Settings
 from tests.cluster.control_plane import ControlPlane
-from tests.live.apps import Reply, http_request
+from tests.live.apps import Reply, get
 from tests.live.envoys import EnvoyProcess
 
 AUDIENCE: Final = "smi-adapter"
@@ -98,7 +98,9 @@ class Mesh:
     def service(self, name: str, *pods: str, selector: Mapping[str, str] | None = None) -> None:
         """Create a Service of port 80 and the EndpointSlice that leads to port 8080 of these pods."""
         port = {"name": "http", "port": 80, "targetPort": 8080}
-        self._create("services", {"metadata": {"name": name}, "spec": {"selector": dict(selector or {}), "ports": [port]}})
+        self._create(
+            "services", {"metadata": {"name": name}, "spec": {"selector": dict(selector or {}), "ports": [port]}}
+        )
         endpoints = [
             {
                 "addresses": [self.addresses[pod]],
@@ -122,17 +124,22 @@ class Mesh:
         """Apply objects to the namespace with kubectl."""
         self.plane.apply(*({**item, "metadata": {**item["metadata"], "namespace": self.namespace}} for item in objects))
 
-    def split(self, name: str, **weights: int) -> None:
+    def split(self, name: str, weights: Mapping[str, int]) -> None:
         """Apply a TrafficSplit of the Service of that name."""
-        backends = [{"service": service, "weight": weight} for service, weight in weights.items()]
         self.apply(
             {
                 "apiVersion": "split.smi-spec.io/v1alpha4",
                 "kind": "TrafficSplit",
                 "metadata": {"name": name},
-                "spec": {"service": name, "backends": backends},
+                "spec": {"service": name, "backends": _backends(weights)},
             }
         )
+
+    async def patch_split(self, name: str, weights: Mapping[str, int]) -> None:
+        """Change the weights of a TrafficSplit with kubectl."""
+        patch = json.dumps({"spec": {"backends": _backends(weights)}})
+        arguments = ("patch", "trafficsplit", name, "-n", self.namespace, "--type=merge", "-p", patch)
+        await asyncio.to_thread(self.plane.kubectl, *arguments)
 
     def token(self, account: str, pod: str = "", audience: str = AUDIENCE) -> str:
         """Return a token of a ServiceAccount, bound to a pod if one is named."""
@@ -176,7 +183,7 @@ class Proxy:
 
     async def get(self, root: str, path: str = "/") -> Reply:
         """Ask a Service through the proxy."""
-        return await http_request(self.address, self.ports[root], path)
+        return await get(self.address, self.ports[root], path)
 
     async def until(self, root: str, app: str, seconds: float = 15.0) -> None:
         """Wait until a Service answers by that application, five times in a row."""
@@ -212,16 +219,26 @@ async def controller(plane: ControlPlane, chosen: Settings) -> AsyncIterator[tup
         await client.close()
 
 
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Poll a condition until it is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain"
+        await asyncio.sleep(0.02)
+
+
 async def ready(controller: Controller, seconds: float = 20.0) -> None:
     """Wait until the first full build is in force."""
-    async with asyncio.timeout(seconds):
-        while not controller.health().ready:
-            await asyncio.sleep(0.02)
+    await until(lambda: controller.health().ready, seconds)
 
 
 def servers(bundle: bytes, *hosts: str) -> XdsServers:
     """Return where proxies connect: one address for each replica."""
     return XdsServers(hosts[0], 18000, SERVER_NAME, bundle.decode(), others=hosts[1:])
+
+
+def _backends(weights: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"service": service, "weight": weight} for service, weight in weights.items()]
 
 
 def _listener(routes: str, address: str, port: int) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Api:
         self.asked.append(f"{method} {path}")
         if self.down:
             raise self.down
+        if path.endswith("jwks"):
+            return json.dumps(self.jwks()).encode()
         assert body["spec"]["audiences"] == ["smi-adapter"]
         extra = {
             "authentication.kubernetes.io/pod-name": ["web-1"],
@@ -76,15 +78,17 @@ class Api:
         status = {"authenticated": True, "audiences": ["smi-adapter"], "user": user, **self.status}
         return json.dumps({"status": status}).encode()
 
+    @staticmethod
+    def jwks() -> dict[str, Any]:
+        numbers = KEY.public_key().public_numbers()
+        named = (("n", numbers.n), ("e", numbers.e))
+        values = {name: encoded(value.to_bytes(256, "big").lstrip(b"\0")) for name, value in named}
+        return {"keys": [{"kty": "RSA", "kid": "k1", **values}, {"kty": "odd"}]}
+
     async def get(self, path: str, **_query: str) -> Any:
         self.asked.append(f"GET {path}")
         if path.endswith("openid-configuration"):
             return {"issuer": ISSUER}
-        if path.endswith("jwks"):
-            numbers = KEY.public_key().public_numbers()
-            values = {name: encoded(value.to_bytes(256, "big").lstrip(b"\0")) for name, value in
-                      (("n", numbers.n), ("e", numbers.e))}  # fmt: skip
-            return {"keys": [{"kty": "RSA", "kid": "k1", **values}, {"kty": "odd"}]}
         answer = self.pod if self.pod is not None else ApiError(404, "NotFound")
         if isinstance(answer, Exception):
             raise answer
