@@ -137,7 +137,7 @@ def _lean_namespace(item: Any) -> Any:
 
 
 def _lean_account(item: Any) -> Any:
-    return replace(item, metadata=_ItemMeta(item.metadata.name, item.metadata.namespace))
+    return replace(item, metadata=_ItemMeta(item.metadata.name, item.metadata.namespace, uid=item.metadata.uid))
 
 
 def _lean_service(item: Any) -> Any:
@@ -154,7 +154,8 @@ def _lean_pod(item: Any) -> Any:
     if status is not None:
         ready = [condition for condition in status.conditions or () if condition.type == "Ready"]
         status = replace(status, conditions=ready or None)
-    return replace(item, metadata=_lean_meta(item.metadata, item.metadata.labels), status=status)
+    lean = replace(_lean_meta(item.metadata, item.metadata.labels), uid=item.metadata.uid)
+    return replace(item, metadata=lean, status=status)
 
 
 _FORMS: Mapping[tuple[str, str], tuple[type[Any], Callable[[Any], Any]]] = MappingProxyType(

@@ -271,6 +271,8 @@ class Reflector:
         changes = self.store.replace(items)
         self.synced.set()
         self._tell(changes)
+        if not changes:  # an empty list too may be the one that the first build waits for
+            self._changed(self, {})
 
     def _tell(self, changes: Changes) -> None:
         if changes:

@@ -130,7 +130,11 @@ class FakeApi:
             self._snapshots[snapshot] = (version, items)
         end = offset + limit if limit else len(items)
         more = f"{snapshot}:{end}" if end < len(items) else ""
-        return {"kind": "List", "metadata": {"resourceVersion": str(version), "continue": more}, "items": items[offset:end]}
+        return {
+            "kind": "List",
+            "metadata": {"resourceVersion": str(version), "continue": more},
+            "items": items[offset:end],
+        }
 
     async def watch(
         self, path: str, query: Mapping[str, str], silence: float = 75.0, opened: Callable[[], None] = lambda: None
