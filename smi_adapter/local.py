@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ from smi_adapter import app
 from smi_adapter.backends import XdsConfig
 from smi_adapter.backends.envoy import bootstrap as envoy_bootstrap
 from smi_adapter.backends.envoy import secrets as envoy_secrets
+from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
+from smi_adapter.embedded_api.server import ApiServer
+from smi_adapter.embedded_api.shelf import ShelfError
+from smi_adapter.embedded_api.store import Store
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding, printable
 from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
 from smi_adapter.identity.issuer import Issuer
@@ -34,6 +38,7 @@ from smi_adapter.smi.objects import ACCESS_GROUP
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
+from smi_adapter.sources.edits import EditError
 from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
 
 _log = logging.getLogger(__name__)
@@ -47,12 +52,14 @@ class LocalOptions:
     """How to run: `state` takes the run's files; without `applications`, only proxies are started.
 
     `environment` is what applications get beside what their specs say; they start in the directory of the files.
+    `api` is where the embedded Kubernetes API listens (port 0: any); without it there is none.
     """
 
     settings: Settings
     state: Path
     applications: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    api: tuple[str, int] | None = None
 
 
 class LocalMesh:
@@ -89,8 +96,15 @@ class LocalMesh:
             applications=options.applications,
         )
         self.runtime = LocalRuntime(setup, self._changed.set)
+        self._store = Store()
+        self._api = ApiServer(self._store, _FileShelf(self.source)) if options.api else None
         bundle = self._authority.bundle
         self._compiler = app.Compiler(app.backend_of(options.settings), app.options_of(options.settings, bundle))
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Return the file by which kubectl finds the API of this run; it stays the same over restarts."""
+        return self._options.state.absolute() / "kubeconfig"
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -99,6 +113,8 @@ class LocalMesh:
         """Run until the block ends, or until a task dies: then the block is cancelled and the error comes out."""
         try:
             self._port = await self.server.start("127.0.0.1", 0, self._tls)
+            if self._api and self._options.api:
+                await self._api.start(*self._options.api, self.kubeconfig)
             status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
                 started = [tasks.create_task(task) for task in (self._follow(), self._listen(), self._rotate())]
@@ -106,6 +122,8 @@ class LocalMesh:
                 for task in started:
                     task.cancel()
         finally:
+            if self._api:
+                await self._api.stop()
             await self.runtime.stop()
             await self.server.stop()
             self._socket.unlink(missing_ok=True)
@@ -120,6 +138,8 @@ class LocalMesh:
             await asyncio.sleep(0)  # the streams write before anything else is done with the batch
             self.runtime.apply(batch)
             self._say()
+            if self._api:
+                self._store.take(batch)
             if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
                 gc.collect()
                 gc.freeze()
@@ -276,6 +296,32 @@ class LocalMesh:
         writer.write(json.dumps(self.status()).encode())
         await writer.drain()
         writer.close()
+
+
+class _FileShelf:
+    """The directory as the embedded API's shelf."""
+
+    def __init__(self, source: DirectorySource) -> None:
+        self._source = source
+
+    def written(self, ref: Ref) -> RawObject | None:
+        return self._source.written(ref)
+
+    def put(self, ref: Ref, raw: RawObject) -> None:
+        with _as_shelf_errors():
+            self._source.put(ref, raw)
+
+    def remove(self, ref: Ref) -> None:
+        with _as_shelf_errors():
+            self._source.remove(ref)
+
+
+@contextlib.contextmanager
+def _as_shelf_errors() -> Iterator[None]:
+    try:
+        yield
+    except EditError as error:
+        raise ShelfError(str(error)) from error
 
 
 _LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from pathlib import Path
 
 import click
 
 from smi_adapter import settings
+from smi_adapter.embedded_api.access import AddressError, loopback
 from smi_adapter.identity.ca import AuthorityFileError
 from smi_adapter.local import LocalMesh, LocalOptions, until_stopped
 from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_folder
@@ -17,6 +19,13 @@ from smi_adapter.sources.processes import EnvoyNotFoundError
 
 @click.command()
 @click.option("--source", required=True, type=click.Path(exists=True, path_type=Path), help="Directory of YAML.")
+@click.option(
+    "--api",
+    is_flag=False,
+    flag_value="127.0.0.1:0",
+    metavar="[ADDRESS[:PORT]]",
+    help="Serve a Kubernetes API of the files for kubectl, on this loopback address (default: any free port).",
+)
 @click.option("--state", type=click.Path(path_type=Path), help="Folder for logs, keys and the status socket.")
 @click.option("--no-start", is_flag=True, help="Start proxies only; the applications are yours to start.")
 @click.option("--profile", type=click.Choice(["spec", "osm", "traefik", "nsm"]), help="Whose reading of SMI.")
@@ -26,6 +35,7 @@ from smi_adapter.sources.processes import EnvoyNotFoundError
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
 def run(
     source: Path,
+    api: str | None,
     state: Path | None,
     no_start: bool,
     profile: str | None,
@@ -48,8 +58,10 @@ def run(
         chosen = settings.read({"profile": profile, "mode": mode, "certificate_seconds": certificate_seconds}, config)
         if chosen.backend != "envoy":
             raise click.UsageError("without a cluster only the backend envoy can be run; `translate` prints the others")
-        asyncio.run(_serve(source, LocalOptions(chosen, state or state_folder(source), applications=not no_start)))
-    except settings.SettingsError as error:
+        address = loopback(api) if api is not None else None
+        folder = state or state_folder(source)
+        asyncio.run(_serve(source, LocalOptions(chosen, folder, applications=not no_start, api=address)))
+    except (settings.SettingsError, AddressError) as error:
         raise click.UsageError(str(error)) from error
     except (AlreadyRunningError, AuthorityFileError, EnvoyNotFoundError, StateFolderError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
@@ -59,4 +71,6 @@ def run(
 async def _serve(source: Path, options: LocalOptions) -> None:
     async with LocalMesh(source, options).running() as mesh:
         click.echo(f"serving {mesh.path}; logs are in {options.state}; ^C stops", err=True)
+        if options.api:
+            click.echo(f"export KUBECONFIG={shlex.quote(str(mesh.kubeconfig))}")
         await until_stopped()
