@@ -26,6 +26,7 @@ from smi_adapter.backends.envoy import bootstrap as envoy_bootstrap
 from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
+from smi_adapter.embedded_api.reporting import Reporting
 from smi_adapter.embedded_api.server import ApiServer
 from smi_adapter.embedded_api.shelf import ShelfError
 from smi_adapter.embedded_api.store import Store
@@ -44,6 +45,8 @@ from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inher
 _log = logging.getLogger(__name__)
 
 _AUTHORITY_LIFE = 10 * 365 * 86_400.0
+_REPORT = 0.1
+"""Seconds between two looks at what proxies have acknowledged."""
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 
 
@@ -98,6 +101,8 @@ class LocalMesh:
         self.runtime = LocalRuntime(setup, self._changed.set)
         self._store = Store()
         self._api = ApiServer(self._store, _FileShelf(self.source)) if options.api else None
+        self._reporting = Reporting(self._store, options.settings.backend)
+        self._generation = 0
         bundle = self._authority.bundle
         self._compiler = app.Compiler(app.backend_of(options.settings), app.options_of(options.settings, bundle))
 
@@ -117,7 +122,8 @@ class LocalMesh:
                 await self._api.start(*self._options.api, self.kubeconfig)
             status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
-                started = [tasks.create_task(task) for task in (self._follow(), self._listen(), self._rotate())]
+                work = (self._follow(), self._listen(), self._rotate(), self._report())
+                started = [tasks.create_task(task) for task in work]
                 yield self
                 for task in started:
                     task.cancel()
@@ -138,8 +144,11 @@ class LocalMesh:
             await asyncio.sleep(0)  # the streams write before anything else is done with the batch
             self.runtime.apply(batch)
             self._say()
-            if self._api:
+            if self._api and self.compiled is not None:
                 self._store.take(batch)
+                compiled = self.compiled
+                self._reporting.take(batch, compiled.snapshot, compiled.translation.mesh, self._generation)
+                self._reporting.tell(self.findings(), self.server.acknowledged())
             if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
                 gc.collect()
                 gc.freeze()
@@ -156,7 +165,7 @@ class LocalMesh:
             _log.exception("internal error, please report it")
             self._take_one_by_one(batch)
         if self.compiled is not None and isinstance(self.compiled.rendered, XdsConfig):
-            self.server.publish(self.compiled.rendered)
+            self._generation = self.server.publish(self.compiled.rendered)
 
     def _take_one_by_one(self, batch: Batch) -> None:
         """Find the objects that our code fails on: they keep their last form, but those about access grant nothing."""
@@ -177,6 +186,12 @@ class LocalMesh:
             self._changed.clear()
             self.source.set_ready(self.runtime.ready())
             self._say()
+
+    async def _report(self) -> None:
+        """Keep the statuses and Events that the API serves up to date."""
+        while self._api:
+            await asyncio.sleep(_REPORT)
+            self._reporting.tell(self.findings(), self.server.acknowledged())
 
     async def _rotate(self) -> None:
         """Renew certificates before they expire and send them to who streams with them."""

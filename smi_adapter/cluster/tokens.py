@@ -270,7 +270,9 @@ def _number(text: str) -> int:
     return int.from_bytes(_unpadded(text), "big")
 
 
-def _signed(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, algorithm: str, content: bytes, signature: bytes) -> bool:
+def _signed(
+    key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, algorithm: str, content: bytes, signature: bytes
+) -> bool:
     if isinstance(key, rsa.RSAPublicKey) and algorithm == "RS256":
         key.verify(signature, content, padding.PKCS1v15(), hashes.SHA256())
         return True

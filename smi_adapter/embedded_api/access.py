@@ -7,7 +7,7 @@ run's private folder, so its path stays the same over restarts and an exported K
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import hmac
 import ipaddress
 import json
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_LIFE = datetime.timedelta(days=365)
+_LIFE = dt.timedelta(days=365)
 CONTEXT = "smi-adapter"
 
 
@@ -90,14 +90,14 @@ def new_access(host: str) -> Access:
     """Make the access of one run."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "smi-adapter without a cluster")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=10))
+        .not_valid_before(now - dt.timedelta(minutes=10))
         .not_valid_after(now + _LIFE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(

@@ -40,22 +40,22 @@ def _details(kind: Kind, name: str, **more: Any) -> dict[str, Any]:
 
 
 def not_found(kind: Kind, name: str) -> RefusedError:
-    """There is no such object."""
+    """Say that there is no such object."""
     return RefusedError(404, "NotFound", f'{kind.resource} "{name}" not found', _details(kind, name))
 
 
 def no_such_path() -> RefusedError:
-    """There is no such resource; kubectl knows these words."""
+    """Say that there is no such resource; kubectl knows these words."""
     return RefusedError(404, "NotFound", "the server could not find the requested resource")
 
 
 def exists(kind: Kind, name: str) -> RefusedError:
-    """There is such an object already."""
+    """Say that there is such an object already."""
     return RefusedError(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', _details(kind, name))
 
 
 def modified(kind: Kind, name: str) -> RefusedError:
-    """The client's copy is not the newest one."""
+    """Say that the client's copy is not the newest one."""
     message = (
         f'Operation cannot be fulfilled on {kind.resource} "{name}": the object has been modified; '
         "please apply your changes to the latest version and try again"
@@ -64,7 +64,7 @@ def modified(kind: Kind, name: str) -> RefusedError:
 
 
 def conflicts(pairs: Iterable[tuple[str, str]]) -> RefusedError:
-    """Fields that an apply sets belong to other managers; pairs are (manager, field)."""
+    """Say that fields which an apply sets belong to other managers; pairs are (manager, field)."""
     causes = [
         {"reason": "FieldManagerConflict", "message": f'conflict with "{manager}"', "field": field}
         for manager, field in sorted(pairs)
@@ -75,33 +75,36 @@ def conflicts(pairs: Iterable[tuple[str, str]]) -> RefusedError:
 
 
 def invalid(kind: Kind, name: str, problems: Iterable[tuple[str, str, str]]) -> RefusedError:
-    """The object has bad fields; problems are (reason, field, what is wrong)."""
+    """Say that the object has bad fields; problems are (reason, field, what is wrong)."""
     causes = [{"reason": reason, "message": message, "field": field} for reason, field, message in problems]
     listed = ", ".join(f"{cause['field'] or '<object>'}: {cause['message']}" for cause in causes)
     words = listed if len(causes) == 1 else f"[{listed}]"
     return RefusedError(
-        422, "Invalid", f'{kind.full} "{name}" is invalid: {words}', _details(kind, name, causes=causes)
+        422,
+        "Invalid",
+        f'{kind.full} "{name}" is invalid: {words}',
+        {"name": name, "group": kind.group, "kind": kind.name, "causes": causes},
     )
 
 
 def bad_request(message: str) -> RefusedError:
-    """The request itself makes no sense."""
+    """Say that the request itself makes no sense."""
     return RefusedError(400, "BadRequest", message)
 
 
 def not_allowed(message: str) -> RefusedError:
-    """What was asked for is not done here."""
+    """Say that what was asked for is not done here."""
     return RefusedError(405, "MethodNotAllowed", message)
 
 
 def forbidden(kind: Kind, name: str, why: str) -> RefusedError:
-    """This object can't be written."""
+    """Say that this object can't be written."""
     message = f'{kind.resource} "{name}" is forbidden: {why}'
     return RefusedError(403, "Forbidden", message, _details(kind, name))
 
 
 def gone(asked: int, oldest: int) -> RefusedError:
-    """The history does not reach back that far: list again."""
+    """Say that the history does not reach back that far: list again."""
     return RefusedError(410, "Expired", f"too old resource version: {asked} ({oldest})")
 
 

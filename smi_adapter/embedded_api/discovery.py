@@ -13,25 +13,22 @@ _READ = ["get", "list", "watch"]
 _WRITE = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 
 
-def version() -> dict[str, str]:
-    """Return the answer to /version."""
-    return {"major": "1", "minor": "32", "gitVersion": VERSION, "platform": "smi-adapter/no-cluster"}
-
-
 def core_versions(address: str) -> dict[str, Any]:
     """Return the answer to /api."""
     servers = [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]
     return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": servers}
 
 
-def group_list() -> dict[str, Any]:
-    """Return the answer to /apis."""
-    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in groups() if name]}
-
-
-def group(name: str) -> dict[str, Any] | None:
-    """Return the answer to /apis/GROUP; None: there is no such group."""
-    return {"kind": "APIGroup", "apiVersion": "v1", **_group(name)} if name and name in groups() else None
+def answer(parts: list[str]) -> dict[str, Any] | None:
+    """Return the answers to /version, /apis and /apis/GROUP; None: there is no such path."""
+    match parts:
+        case ["version"]:
+            return {"major": "1", "minor": "32", "gitVersion": VERSION, "platform": "smi-adapter/no-cluster"}
+        case ["apis"]:
+            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in groups() if name]}
+        case ["apis", name] if name in groups():
+            return {"kind": "APIGroup", "apiVersion": "v1", **_group(name)}
+    return None
 
 
 def _group(name: str) -> dict[str, Any]:

@@ -90,8 +90,15 @@ class Applied:
     conflicts: frozenset[tuple[str, str]] = frozenset()
 
 
-def apply(live: Mapping[str, Any], wanted: Mapping[str, Any], managers: tuple[Manager, ...], who: Manager,
-          *, force: bool, keyed: bool) -> Applied:  # fmt: skip
+def apply(  # noqa: PLR0913 - this is what an apply is about
+    live: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    managers: tuple[Manager, ...],
+    who: Manager,
+    *,
+    force: bool,
+    keyed: bool,
+) -> Applied:
     """Return the object with all that `wanted` holds, and without what its manager applied before and nobody owns."""
     before, now = leaves(live, keyed=keyed), leaves(wanted, keyed=keyed)
     others = [one for one in managers if one.key != who.key]

@@ -1,6 +1,7 @@
 """Which kinds are served, under which groups, versions and names: the one table of the embedded API.
 
-SMI kinds and their versions come from `schemas/`; the others are those that the directory source reads, and Events.
+SMI kinds, their versions and what a version looks like come from their CRDs, so that a cluster and this API serve the
+same; the others are those that the directory source reads, and Events.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from smi_adapter import crds
 from smi_adapter.findings import Ref
-from smi_adapter.smi import schema
 
 GroupKind: TypeAlias = tuple[str, str]
 
@@ -58,15 +59,6 @@ class Kind:
         return ref.kind == self.name and ref.group == ("" if self.name == "Event" else self.group)
 
 
-_SMI_NAMES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "TrafficSplit": ("trafficsplits", ("ts",)),
-    "TrafficTarget": ("traffictargets", ("tt",)),
-    "HTTPRouteGroup": ("httproutegroups", ("htr",)),
-    "TCPRoute": ("tcproutes", ()),
-    "UDPRoute": ("udproutes", ()),
-    "IdentityBinding": ("identitybindings", ()),
-}
-
 _KUBERNETES = (
     Kind("", "Namespace", "namespaces", namespaced=False, short=("ns",)),
     Kind("", "Service", "services", short=("svc",), categories=("all",)),
@@ -86,11 +78,30 @@ _KUBERNETES = (
 def kinds() -> tuple[Kind, ...]:
     """Return every kind that is served."""
     found = list(_KUBERNETES)
-    for (group, name), versions in schema.served().items():
-        plural, short = _SMI_NAMES[name]
-        newest_first = tuple(reversed(versions))
-        found.append(Kind(group, name, plural, newest_first, short=short, categories=("smi",), smi=True))
+    for crd in crds.definitions():
+        spec, names = crd["spec"], crd["spec"]["names"]
+        newest_first = tuple(reversed([one["name"] for one in spec["versions"]]))
+        short, categories = tuple(names.get("shortNames", ())), tuple(names.get("categories", ()))
+        found.append(
+            Kind(
+                spec["group"],
+                names["kind"],
+                names["plural"],
+                newest_first,
+                short=short,
+                categories=categories,
+                smi=True,
+            )
+        )
     return tuple(found)
+
+
+@cache
+def crd_version(kind: Kind, version: str) -> Mapping[str, Any]:
+    """Return what the CRD of an SMI kind says of a version: its schema and columns."""
+    crd = next(one for one in crds.definitions() if one["metadata"]["name"] == kind.resource)
+    found: Mapping[str, Any] = next(one for one in crd["spec"]["versions"] if one["name"] == version)
+    return found
 
 
 @cache

@@ -112,13 +112,20 @@ _SCHEMAS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Pod": ("Processes of this machine with a proxy in front of them.", {"spec": _POD_SPEC}),
     "Event": (
         "Something that smi-adapter has to say about an object.",
-        {"message": _text("What happened."), "reason": _text("The reason of the condition."), "type": _text("Normal or Warning.")},
+        {
+            "message": _text("What happened."),
+            "reason": _text("The name of the finding."),
+            "type": _text("Normal or Warning."),
+        },
     ),
     "Deployment": ("A number of like Pods.", {"spec": _WORKLOAD_SPEC}),
     "StatefulSet": ("A number of like Pods.", {"spec": _WORKLOAD_SPEC}),
     "ReplicaSet": ("A number of like Pods.", {"spec": _WORKLOAD_SPEC}),
     "DaemonSet": ("One Pod, as this is one machine.", {"spec": _WORKLOAD_SPEC}),
-    "EndpointSlice": ("The addresses behind a Service; smi-adapter makes it unless you write one.", {"endpoints": _ENDPOINTS}),
+    "EndpointSlice": (
+        "The addresses behind a Service; smi-adapter makes it unless you write one.",
+        {"endpoints": _ENDPOINTS},
+    ),
 }  # fmt: skip
 
 

@@ -1,25 +1,19 @@
 """OpenAPI v3 documents: what `kubectl explain` prints, and how kubectl learns that we check fields ourselves.
 
-SMI kinds come from `schemas/`, reduced to what OpenAPI can say; Kubernetes' own kinds from `kubernetes_forms`, where
-only what matters without a cluster has a description. No document offers strategic merge patches: kubectl then uses
+SMI kinds come from their CRDs; Kubernetes' own kinds from `kubernetes_forms`, where only what matters without a cluster
+has a description. No document offers strategic merge patches: kubectl then uses
 the merge keys that it has built in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from smi_adapter.embedded_api import kubernetes_forms
-from smi_adapter.embedded_api.kinds import Kind, groups, kinds
-from smi_adapter.smi import schema
+from smi_adapter.embedded_api.kinds import Kind, crd_version, groups, kinds
 
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
-_KEPT = frozenset(
-    {"description", "type", "enum", "required", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
-     "pattern", "x-kubernetes-preserve-unknown-fields"}
-)  # fmt: skip
 _QUERY = ("dryRun", "fieldManager", "fieldValidation", "force")
 
 
@@ -84,7 +78,7 @@ def _operation(kind: Kind, version: str, method: str) -> dict[str, Any]:
 
 def _schema(kind: Kind, version: str) -> dict[str, Any]:
     if kind.smi:
-        found = _reduced(schema.document((kind.group, version, kind.name)))
+        found = dict(crd_version(kind, version)["schema"]["openAPIV3Schema"])
     else:
         found = dict(kubernetes_forms.schema_of(kind.name))
     properties = dict(found.get("properties", {}))
@@ -94,24 +88,3 @@ def _schema(kind: Kind, version: str) -> dict[str, Any]:
         "default": {},
     }
     return {**found, "properties": properties, "x-kubernetes-group-version-kind": [_gvk(kind, version)]}
-
-
-def _reduced(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON schema in the words of OpenAPI; what it can't say is left to the server's own check."""
-    kept = {name: one for name, one in found.items() if name in _KEPT}
-    if isinstance(found.get("type"), list):
-        kept["type"] = next(one for one in found["type"] if one != "null")
-        kept["nullable"] = "null" in found["type"]
-    if "enum" in kept:
-        kept["enum"] = [one for one in kept["enum"] if one is not None]
-    if "const" in found:
-        kept["enum"] = [found["const"]]
-    if "type" not in kept:
-        kept["x-kubernetes-preserve-unknown-fields"] = True
-    if "properties" in found:
-        kept["properties"] = {name: _reduced(one) for name, one in found["properties"].items()}
-    if "items" in found:
-        kept["items"] = _reduced(found["items"])
-    if isinstance(found.get("additionalProperties"), Mapping):
-        kept["additionalProperties"] = _reduced(found["additionalProperties"])
-    return kept

@@ -156,14 +156,14 @@ def strategic(value: Any, patch: Any) -> Any:
         if name.startswith(_PRIMITIVE):
             field = name.removeprefix(_PRIMITIVE)
             merged[field] = [item for item in merged.get(field) or () if item not in part]
-        elif name.startswith("$"):
-            continue
         elif part is None:
             merged.pop(name, None)
-        elif isinstance(part, list):
-            merged[name] = _list(name, merged.get(name) or [], part)
-        else:
-            merged[name] = strategic(merged.get(name), part)
+        elif not name.startswith("$"):
+            merged[name] = (
+                _list(name, merged.get(name) or [], part)
+                if isinstance(part, list)
+                else strategic(merged.get(name), part)
+            )
     for name, order in patch.items():
         if name.startswith(_ORDER) and isinstance(merged.get(field := name.removeprefix(_ORDER)), list):
             merged[field] = _ordered(field, merged[field], order)

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import yaml
 from aiohttp import web
 
-from smi_adapter.embedded_api import answers, discovery, openapi, patches, views
+from smi_adapter.embedded_api import answers, discovery, openapi, patches, protobuf, views
 from smi_adapter.embedded_api.access import Access, new_access, write_private
 from smi_adapter.embedded_api.answers import RefusedError
 from smi_adapter.embedded_api.kinds import Kind, by_path
@@ -29,7 +29,7 @@ from smi_adapter.embedded_api.scale import scale_of, scaled
 from smi_adapter.embedded_api.selectors import Test, selected
 from smi_adapter.embedded_api.shelf import Shelf
 from smi_adapter.embedded_api.store import Change, Entry, ExpiredError, Store
-from smi_adapter.embedded_api.tables import table
+from smi_adapter.embedded_api.tables import columns_of, table
 from smi_adapter.embedded_api.writes import Target, Writer
 
 _log = logging.getLogger(__name__)
@@ -91,11 +91,7 @@ class ApiServer:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let in only who has the token and calls us by our own name; say every refusal as a Status."""
         try:
-            if request.host not in self._hosts:
-                raise RefusedError(403, "Forbidden", "this server does not go by that name")
-            access = self._access
-            if access is None or not access.allows(request.headers.get("Authorization", "")):
-                raise RefusedError(401, "Unauthorized", "Unauthorized")
+            self._check(request)
             return await handler(request)
         except RefusedError as error:
             return _json(error.status(), status=error.code)
@@ -104,10 +100,17 @@ class ApiServer:
             return _json(refused.status(), status=413)
         except web.HTTPException:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - it hurts this request alone
             _log.exception("internal error, please report it")
             refused = RefusedError(500, "InternalError", "an internal error; the log of smi-adapter has more")
             return _json(refused.status(), status=500)
+
+    def _check(self, request: web.Request) -> None:
+        if request.host not in self._hosts:
+            raise RefusedError(403, "Forbidden", "this server does not go by that name")
+        access = self._access
+        if access is None or not access.allows(request.headers.get("Authorization", "")):
+            raise RefusedError(401, "Unauthorized", "Unauthorized")
 
     # -------------------------------------------------------------------------------------------------- the paths
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -133,25 +136,16 @@ class ApiServer:
         match parts:
             case ["healthz" | "livez" | "readyz"]:
                 return "ok"
-            case ["version"]:
-                return discovery.version()
-            case ["api"]:
-                return discovery.core_versions(self.url.removeprefix("https://"))
-            case ["apis"]:
-                return discovery.group_list()
-            case ["apis", group]:
-                return discovery.group(group)
-            case ["api", version]:
-                return discovery.resources("", version)
-            case ["apis", group, version]:
-                return discovery.resources(group, version)
             case ["openapi", "v3"]:
                 return openapi.index()
-            case ["openapi", "v3", "api", version]:
-                return openapi.document("", version)
-            case ["openapi", "v3", "apis", group, version]:
-                return openapi.document(group, version)
-        return None
+            case ["openapi", "v3", *rest]:
+                return openapi.document(*_group_version(rest)) if len(rest) in {2, 3} else None
+            case ["api"]:
+                return discovery.core_versions(self.url.removeprefix("https://"))
+            case ["api", _] | ["apis", _, _]:
+                return discovery.resources(*_group_version(parts))
+            case _:
+                return discovery.answer(parts)
 
     # -------------------------------------------------------------------------------------------------- one object
     async def _one(self, request: web.Request, wanted: Wanted) -> web.StreamResponse:
@@ -247,7 +241,8 @@ class ApiServer:
         self, request: web.Request, wanted: Wanted, items: list[dict[str, Any]], revision: str, *, heads: bool = True
     ) -> dict[str, Any]:
         include = request.query.get("includeObject", "Metadata")
-        return table(wanted.kind, items, now=time.time(), include=include, revision=revision, heads=heads)
+        made = table(columns_of(wanted.kind, wanted.version), items, now=time.time(), include=include, heads=heads)
+        return {**made, "metadata": {"resourceVersion": revision}}
 
     def _say(
         self,
@@ -347,6 +342,11 @@ class ApiServer:
 
 
 # ------------------------------------------------------------------------------------------------------- requests
+def _group_version(parts: list[str]) -> tuple[str, str]:
+    """Return group and version of `api/v1` and `apis/GROUP/VERSION`."""
+    return (parts[1], parts[2]) if len(parts) == 3 else ("", parts[1])
+
+
 def _wanted(parts: list[str]) -> Wanted | None:
     """Return what a path names; None: no kind of ours."""
     match parts:
@@ -398,7 +398,12 @@ def _as_table(request: web.Request) -> bool:
 
 async def _body(request: web.Request) -> Any:
     """Return the body as plain values: JSON, or YAML where clients may send that."""
-    if "protobuf" in request.content_type or "cbor" in request.content_type:
+    if "protobuf" in request.content_type:
+        try:
+            return protobuf.decoded(await request.read())
+        except protobuf.ProtobufError as error:
+            raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type}: {error}") from None
+    if "cbor" in request.content_type:
         raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type} is not understood here: send JSON")
     text = await request.text()
     try:

@@ -112,7 +112,9 @@ class Store:
         return self._used() | declared
 
     def _used(self) -> frozenset[str]:
-        return frozenset({"default", *(ref.namespace for ref in self._entries if ref.namespace)})
+        return frozenset(
+            {"default", *(ref.namespace for ref in self._entries if ref.namespace and ref.kind != "Event")}
+        )
 
     def since(self, revision: int) -> list[Change]:
         """Return what happened after a revision; ExpiredError if that is not known any more."""
@@ -155,6 +157,8 @@ class Store:
         used = self._used()
         for ref in [ref for ref in self._implied if ref.name not in used]:
             self._implied.discard(ref)
+            for entry in [one for one in self._entries.values() if one.ref.namespace == ref.name]:
+                self._step(entry, None)  # Events
             self._step(self._entries[ref], None)
 
     def report(self, statuses: Mapping[Ref, Mapping[str, Any]]) -> None:
@@ -163,6 +167,14 @@ class Store:
             before = self._entries.get(ref)
             if before is not None and before.status != status:
                 self._step(before, replace(before, status=status))
+
+    def post(self, ref: Ref, raw: RawObject | None) -> None:
+        """Put an Event into the store, or take it out again."""
+        before = self._entries.get(ref)
+        if raw is not None:
+            self._step(before, Entry(ref, raw, before.book if before else self.new_book(), 0))
+        elif before is not None:
+            self._step(before, None)
 
     def note(self, ref: Ref, book: Book) -> None:
         """Change the bookkeeping of an object alone."""

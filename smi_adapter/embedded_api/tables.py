@@ -5,11 +5,14 @@ The columns of SMI kinds are those of their CRDs, so that a cluster and this API
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-from smi_adapter.embedded_api.kinds import Kind
+from smi_adapter.embedded_api.kinds import Kind, crd_version
 
 Object: TypeAlias = Mapping[str, Any]
 Cell: TypeAlias = Callable[[Object, float], Any]
@@ -24,14 +27,13 @@ class Column(NamedTuple):
     type: str = "string"
 
 
-def table(kind: Kind, objects: Sequence[Object], *, now: float, include: str, revision: str,
+def table(columns: Sequence[Column], objects: Sequence[Object], *, now: float, include: str = "Metadata",
           heads: bool = True) -> dict[str, Any]:  # fmt: skip
     """Return objects as a table; `include` says how much of each object comes with its row."""
-    columns = columns_of(kind)
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": {"resourceVersion": revision},
+        "metadata": {},
         "columnDefinitions": [
             {
                 "name": one.name,
@@ -82,7 +84,7 @@ def _joined(parts: Iterable[Any], most: int = 4) -> str:
 def age(timestamp: Any, now: float) -> str:
     """Return how long ago that was, as kubectl writes it."""
     try:
-        seconds = int(now - datetime.fromisoformat(str(timestamp).replace("Z", "+00:00")).astimezone(UTC).timestamp())
+        seconds = int(now - datetime.fromisoformat(str(timestamp)).astimezone(UTC).timestamp())
     except ValueError:
         return "<unknown>"
     if seconds < 120:
@@ -108,26 +110,6 @@ def _condition(name: str) -> Cell:
         )
 
     return cell
-
-
-def _backends(item: Object, _: float) -> str:
-    return _joined((f"{one.get('service')}={one.get('weight')}" for one in _items(_at(item, "spec", "backends"))), 8)
-
-
-def _destination(item: Object, _: float) -> Any:
-    return _at(item, "spec", "destination", "name") or _at(item, "destination", "name") or ""
-
-
-def _sources(item: Object, _: float) -> str:
-    return _joined((one.get("name") for one in _items(_at(item, "spec", "sources") or _at(item, "sources"))), 8)
-
-
-def _matches(item: Object, _: float) -> str:
-    return _joined((one.get("name") for one in _items(_at(item, "spec", "matches") or _at(item, "matches"))), 8)
-
-
-def _ports(item: Object, _: float) -> str:
-    return _joined((_at(item, "spec", "matches", "ports") or []), 8)
 
 
 def _pod_ready(item: Object, _: float) -> str:
@@ -172,14 +154,11 @@ def _event_object(item: Object, _: float) -> str:
 
 
 def _event_age(item: Object, now: float) -> str:
-    return age(item.get("lastTimestamp") or item.get("deprecatedLastTimestamp") or item.get("eventTime"), now)
+    return age(_at(item, "series", "lastObservedTime") or item.get("eventTime"), now)
 
 
 _NAME = Column("Name", _text("metadata", "name"))
 _AGE = Column("Age", _age)
-_ACCEPTED = Column("Accepted", _condition("Accepted"))
-_PROGRAMMED = Column("Programmed", _condition("Programmed"))
-
 _WORKLOAD = (
     _NAME,
     Column("Ready", _ready_of),
@@ -189,14 +168,6 @@ _WORKLOAD = (
 )
 
 _COLUMNS: Mapping[str, tuple[Column, ...]] = {
-    "TrafficSplit": (_NAME, Column("Service", _text("spec", "service")), Column("Backends", _backends), _ACCEPTED,
-                     _PROGRAMMED, _AGE),
-    "TrafficTarget": (_NAME, Column("Destination", _destination), Column("Sources", _sources), _ACCEPTED, _PROGRAMMED,
-                      _AGE),
-    "HTTPRouteGroup": (_NAME, Column("Matches", _matches), _ACCEPTED, _AGE),
-    "TCPRoute": (_NAME, Column("Ports", _ports), _ACCEPTED, _AGE),
-    "UDPRoute": (_NAME, Column("Ports", _ports), _ACCEPTED, _AGE),
-    "IdentityBinding": (_NAME, _ACCEPTED, _AGE),
     "Namespace": (_NAME, Column("Status", lambda item, _: _at(item, "status", "phase") or "Active"), _AGE),
     "Service": (_NAME, Column("Type", lambda item, _: _at(item, "spec", "type") or "ClusterIP"),
                 Column("Cluster-IP", lambda *_: "None"), Column("External-IP", lambda *_: "<none>"),
@@ -218,6 +189,44 @@ _COLUMNS: Mapping[str, tuple[Column, ...]] = {
 }  # fmt: skip
 
 
-def columns_of(kind: Kind) -> tuple[Column, ...]:
+@cache
+def columns_of(kind: Kind, version: str) -> tuple[Column, ...]:
     """Return the columns of a kind."""
-    return _COLUMNS[kind.name]
+    if not kind.smi:
+        return _COLUMNS[kind.name]
+    found = crd_version(kind, version)["additionalPrinterColumns"]
+    return (_NAME, *(Column(one["name"], _by_path(one), one.get("priority", 0), one["type"]) for one in found))
+
+
+# ------------------------------------------------------------------------------------------- columns of the CRDs
+_STEP = re.compile(r"""(?P<deep>\.\.)?\.?(?P<name>\w+)|\[\?\(@\.(?P<key>\w+)=="(?P<value>[^"]*)"\)\]""")
+
+
+def _by_path(column: Mapping[str, Any]) -> Cell:
+    """Return the cell that a JSON path names, as the API server fills it: of several values the first."""
+    steps = [found.groupdict() for found in _STEP.finditer(column["jsonPath"])]
+
+    def cell(item: Object, now: float) -> Any:
+        found: list[Any] = [item]
+        for step in steps:
+            found = [one for value in found for one in _step(value, step)]
+        if not found or found[0] is None:
+            return None
+        if column["type"] == "date":
+            return age(found[0], now)
+        return found[0] if not isinstance(found[0], Mapping | list) else json.dumps(found[0], separators=(",", ":"))
+
+    return cell
+
+
+def _step(value: Any, step: Mapping[str, str | None]) -> Iterator[Any]:
+    """Yield what one step of a JSON path leads to."""
+    below = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    if step["key"]:
+        yield from (one for one in below if isinstance(one, Mapping) and one.get(step["key"]) == step["value"])
+        return
+    if isinstance(value, Mapping) and step["name"] in value:
+        yield value[step["name"]]
+    if step["deep"]:
+        for one in below:
+            yield from _step(one, step)

@@ -41,7 +41,8 @@ def shown(entry: Entry, kind: Kind, version: str, store: Store) -> dict[str, Any
     if owners:
         metadata["ownerReferences"] = owners
     body = {name: one for name, one in raw.items() if name not in {"apiVersion", "kind", "metadata", "status"}}
-    status = {**_mapping(raw.get("status") if not kind.smi else None), **entry.status}
+    own = {"phase": "Active"} if kind.name == "Namespace" else _mapping(raw.get("status")) if not kind.smi else {}
+    status = {**own, **entry.status}
     return {
         "apiVersion": kind.api_version(version),
         "kind": kind.name,
@@ -70,6 +71,8 @@ def _owners(references: Any, namespace: str, store: Store) -> list[dict[str, Any
 def converted(raw: RawObject, kind: Kind, version: str) -> dict[str, Any]:
     """Return an object as it is written in a version of its kind."""
     wanted = kind.api_version(version)
+    if kind.name == "Event":
+        return dict(raw) if kind.group else _core_event(raw)
     if raw.get("apiVersion") == wanted or not kind.smi:
         return dict(raw)
     renamed = {**raw, "apiVersion": wanted}
@@ -86,6 +89,28 @@ def converted(raw: RawObject, kind: Kind, version: str) -> dict[str, Any]:
         metadata["annotations"] = annotations
     status = {"status": raw["status"]} if "status" in raw else {}
     return {**body, "metadata": metadata, **status}
+
+
+def _core_event(raw: RawObject) -> dict[str, Any]:
+    """Return an Event in the older of its two forms, which `kubectl describe` reads."""
+    series = raw.get("series")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": raw["metadata"],
+        "involvedObject": raw.get("regarding"),
+        "reason": raw.get("reason"),
+        "message": raw.get("note"),
+        "source": {},
+        "firstTimestamp": None,
+        "lastTimestamp": None,
+        "type": raw.get("type"),
+        "eventTime": raw.get("eventTime"),
+        **({"series": series} if series else {}),
+        "action": raw.get("action"),
+        "reportingComponent": raw.get("reportingController"),
+        "reportingInstance": raw.get("reportingInstance"),
+    }
 
 
 def says_all(raw: RawObject) -> bool:

@@ -34,7 +34,7 @@ def put(root: Path, tree: files.Tree, ref: Ref, raw: RawObject) -> Path:
     found = tree.definitions(ref)
     if found:
         path, definition = found[0]
-        _rewrite(path, root, ref, definition.raw, lambda text, value, item: _with(text, value, item, raw))
+        _rewrite(path, ref, definition.raw, lambda text, value, item: _with(text, value, item, raw))
         return path
     if problem := name_problem(ref):
         raise EditError(problem.message)
@@ -47,7 +47,10 @@ def remove(root: Path, tree: files.Tree, ref: Ref) -> tuple[Path, ...]:
     if not found:
         raise EditError(f"{ref} is in no file")
     for path, definition in reversed(found):
-        _rewrite(path, root, ref, definition.raw, _without)
+        _rewrite(path, ref, definition.raw, _without)
+        if path.parent == root / ref.namespace and not path.exists():
+            with contextlib.suppress(OSError):  # the folder that we made for it, unless something else is in it
+                path.parent.rmdir()
     return tuple(path for path, _ in found)
 
 
@@ -69,9 +72,7 @@ def _without(text: str, value: Any, item: int | None) -> str:
     return f"\n{comments}" if gap and "#" in comments else ""
 
 
-def _rewrite(
-    path: Path, root: Path, ref: Ref, known: RawObject, change: Callable[[str, Any, int | None], str]
-) -> None:
+def _rewrite(path: Path, ref: Ref, known: RawObject, change: Callable[[str, Any, int | None], str]) -> None:
     """Change the text of the document that defines an object as we know it."""
     before = files.signature(path)
     data = _bytes(path)

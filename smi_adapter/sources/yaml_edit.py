@@ -25,8 +25,10 @@ class _TooOddError(Exception):
 
 
 def dumped(value: Any) -> str:
-    """Return a value as the text of a new document."""
-    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    """Return a value as the text of a new document: innermost collections on one line, all others in block style."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    style = None if any(isinstance(one, Mapping | list) for one in inner) else False
+    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=style, width=110, allow_unicode=True)
     return text
 
 
@@ -35,17 +37,19 @@ def edited(text: str, old: Any, new: Any) -> str:
     if text.lstrip()[:1] == "{" and (written := _json(text, new)) is not None:
         return written
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        edits: list[tuple[int, int, str]] = []
-        if node is None:
-            raise _TooOddError
-        _Edit(text, edits).change(node, old, new)
-        result = _applied(text, edits)
-        if _holds(result, new):
-            return result
+        result = _in_pieces(text, old, new)
+        return result if _holds(result, new) else _anew(text, new)
     except (_TooOddError, yaml.YAMLError, YamlError, RecursionError):
-        pass
-    return _anew(text, new)
+        return _anew(text, new)
+
+
+def _in_pieces(text: str, old: Any, new: Any) -> str:
+    node = yaml.compose(text, yaml.SafeLoader)
+    if node is None:
+        raise _TooOddError
+    edits: list[tuple[int, int, str]] = []
+    _Edit(text, edits).change(node, old, new)
+    return _applied(text, edits)
 
 
 def content_end(text: str) -> int:
