@@ -175,7 +175,7 @@ class LocalMesh:
         pair = self._issuer.key_pair(self._own, time.time())
         return ServerTls(pair.certificate, pair.private_key, self._authority.bundle)
 
-    def _secrets(self, identity: str) -> tuple[Any, ...]:
+    def _secrets(self, identity: str, _holder: str) -> tuple[Any, ...]:
         pair = self._issuer.key_pair(identity, time.time())
         return (envoy_secrets.key_pair(pair.certificate, pair.private_key),)
 
