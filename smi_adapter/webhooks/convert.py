@@ -69,7 +69,7 @@ def convert(raw: Any, wanted: str) -> dict[str, Any]:
     try:
         obj = _sound(raw)
         if obj is not None:
-            return _again(raw, obj, wanted) or _written_anew(raw, obj, wanted)
+            return _again(raw, obj, wanted) or _as_it_is(raw, obj, wanted) or _written_anew(raw, obj, wanted)
     except Exception as error:  # noqa: BLE001 - our own failure on one object must not make a list unreadable
         _LOG.warning("conversion: %s is left in its form: %s", printable(str(subject)), type(error).__name__)
     return {**raw, "apiVersion": wanted}
@@ -102,19 +102,21 @@ def _annotated(metadata: Mapping[str, Any], annotations: Mapping[str, str]) -> d
 
 
 def _again(raw: Mapping[str, Any], obj: SmiObject, wanted: str) -> dict[str, Any] | None:
-    """Return what was once written in that version, if it is noted and still means the same."""
-    name = WRITTEN + wanted.rpartition("/")[2]
-    noted = (raw["metadata"].get("annotations") or {}).get(name)
-    if noted is None:
-        return None
-    try:
-        note = json.loads(noted)
-        notes = {str(key): str(value) for key, value in note["notes"].items()}
-        body = _body(note["body"])
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return None
-    back = _without(_frame(raw, wanted, body, notes), name)
-    return back if _sound(back) == obj else None
+    """Return what was once written in that version (or one of the same form), if it still means the same."""
+    annotations = raw["metadata"].get("annotations") or {}
+    for name in sorted(key for key in annotations if key.startswith(WRITTEN)):
+        written = f"{obj.ref.group}/{name.removeprefix(WRITTEN)}"
+        try:
+            note = json.loads(annotations[name])
+            notes = {str(key): str(value) for key, value in note["notes"].items()}
+            back = _without(_frame(raw, written, _body(note["body"]), notes), name)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            continue
+        if _sound(back) == obj:
+            found = back if written == wanted else _as_it_is(back, obj, wanted)
+            if found is not None:
+                return found
+    return None
 
 
 def _without(manifest: dict[str, Any], annotation: str) -> dict[str, Any]:
@@ -123,14 +125,24 @@ def _without(manifest: dict[str, Any], annotation: str) -> dict[str, Any]:
     return {**manifest, "metadata": _annotated(metadata, annotations)}
 
 
+def _as_it_is(raw: Mapping[str, Any], obj: SmiObject, wanted: str) -> dict[str, Any] | None:
+    """Return the object under another apiVersion, if both versions have the same form for it; else None."""
+    there = wanted.rpartition("/")[2]
+    before, after = wire.encode(obj, _version(raw))[0], wire.encode(obj, there)[0]
+    if _body(before) != _body(after):
+        return None
+    kept = {**raw, "apiVersion": wanted}
+    if _ours(before) == _ours(raw):
+        kept = _frame(raw, wanted, _body(raw), _ours(after))
+    kept = _without(kept, WRITTEN + there)
+    wrong = schema.check((obj.ref.group, there, obj.ref.kind), {**kept, "metadata": after["metadata"]})
+    return kept if not wrong and _sound(kept) == obj else None
+
+
 def _written_anew(raw: Mapping[str, Any], obj: SmiObject, wanted: str) -> dict[str, Any]:
     """Encode an object in another version, with a note of how it was written if the way back would not say it."""
-    here, there = str(raw["apiVersion"]).rpartition("/")[2], wanted.rpartition("/")[2]
+    here, there = _version(raw), wanted.rpartition("/")[2]
     before, after = wire.encode(obj, here)[0], wire.encode(obj, there)[0]
-    kept = _without({**raw, "apiVersion": wanted}, WRITTEN + there)
-    fits = not schema.check((obj.ref.group, there, obj.ref.kind), {**kept, "metadata": after["metadata"]})
-    if _body(before) == _body(after) and fits and _sound(kept) == obj:
-        return kept
     made = _without(_frame(raw, wanted, _body(after), _ours(after)), WRITTEN + there)
     if (_body(before), _ours(before)) == (_body(raw), _ours(raw)):
         return made
@@ -139,6 +151,10 @@ def _written_anew(raw: Mapping[str, Any], obj: SmiObject, wanted: str) -> dict[s
         return made
     annotations = {**made["metadata"].get("annotations", {}), WRITTEN + here: note}
     return {**made, "metadata": _annotated(made["metadata"], annotations)}
+
+
+def _version(raw: Mapping[str, Any]) -> str:
+    return str(raw["apiVersion"]).rpartition("/")[2]
 
 
 def _ours(raw: Mapping[str, Any]) -> dict[str, str]:

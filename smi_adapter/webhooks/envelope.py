@@ -57,14 +57,15 @@ def answer(kind: str, response: Mapping[str, Any]) -> bytes:
 
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: one pass, whatever the bytes
+_ALIKE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def is_deep(body: bytes) -> bool:
     """Tell whether brackets nest more than `MAX_DEPTH` levels: peel off the innermost ones, a level at a time."""
-    brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKET)
+    brackets = _STRING.sub(b"", body).translate(_ALIKE, _NO_BRACKET)
     for _ in range(MAX_DEPTH):
-        peeled = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        peeled = brackets.replace(b"[]", b"")
         if len(peeled) == len(brackets):
             return len(brackets) > MAX_DEPTH
         brackets = peeled
