@@ -35,12 +35,16 @@ def review(body: bytes, judge: Judge | None = None) -> bytes:
     Without a judge (the controller has not seen the cluster yet) the object is judged by itself alone.
     """
     request = envelope.request_of(body, KIND, envelope.MAX_ADMISSION)
+    return envelope.answer(KIND, answered(request, judge))
+
+
+def answered(request: Mapping[str, Any], judge: Judge | None = None) -> dict[str, Any]:
+    """Return the response to one admission request; our own failure lets the object through, and says so."""
     try:
-        response = respond(request, judge)
+        return respond(request, judge)
     except Exception as error:  # noqa: BLE001 - fails open, whatever our own mistake
         _LOG.warning("admission: an object could not be checked: %s", type(error).__name__)
-        response = passed(request["uid"], "smi-adapter could not check this object: an internal error")
-    return envelope.answer(KIND, response)
+        return passed(request["uid"], "smi-adapter could not check this object: an internal error")
 
 
 def passed(uid: str, *warnings: str) -> dict[str, Any]:
