@@ -499,6 +499,13 @@ _ROWS: tuple[Code, ...] = (
     Code("SMI0902", "ClockSkew", _W, "Clocks differ by more than 60 s.", "Run NTP."),
     Code("SMI0903", "StaleCache", _W, "The controller's view of the API is old.", "Look at the API server."),
     Code(
+        "SMI0904",
+        "NoAccess",
+        _E,
+        "The API server does not let the controller read a kind; it is not ready, or serves what it read before.",
+        "Give the controller's service account the rights get, list and watch for it.",
+    ),
+    Code(
         "SMI0906",
         "CertificateSecretUnusable",
         _W,
@@ -520,13 +527,10 @@ RESERVED = frozenset(
     {
         "SMI0207",
         "SMI0309",
-        "SMI0502",
         "SMI0503",
-        "SMI0605",
         "SMI0704",
         "SMI0801",
         "SMI0902",
-        "SMI0903",
     }
 )
 """Codes that have their meaning already, but that nothing reports yet."""

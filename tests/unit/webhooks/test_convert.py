@@ -160,7 +160,7 @@ def test_a_route_group_is_flat_for_old_clients() -> None:
     seen = to(raw, "specs.smi-spec.io/v1alpha2")
     assert "spec" not in seen
     assert seen["matches"] == [{"name": "m", "pathRegex": "/x"}]
-    assert to(seen, raw["apiVersion"]) == raw
+    assert to(seen, "specs.smi-spec.io/v1alpha4") == raw
 
 
 def test_a_version_or_group_that_is_not_there_is_a_failure_in_words() -> None:
