@@ -260,6 +260,7 @@ class _Login:
     async def close(self) -> None:
         if self.api is not None:
             await self.api.close()
+            await asyncio.sleep(0.01)  # the event loop closes aborted connections in its next turns
 
     async def _use(self, configuration: Any) -> None:
         """Make a client of the configuration unless the present one has the same certificates."""
@@ -357,6 +358,8 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None
             if length > LONGEST_LINE:
                 raise LineTooLong(f"a watch event is longer than {LONGEST_LINE} bytes")
     finally:
+        if response.connection is not None and response.connection.transport is not None:
+            response.connection.transport.abort()  # nobody waits for the orderly end of a stream that is given up
         response.close()
 
 
