@@ -11,7 +11,7 @@ from tests.cluster.control_plane import ControlPlane, RequestError
 VERSIONS = ["v1alpha1", "v1alpha2", "v1alpha3"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def smi(api_server: ControlPlane) -> None:
     api_server.apply(*crds.definitions())
 
