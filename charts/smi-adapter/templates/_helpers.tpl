@@ -152,6 +152,8 @@ capabilities:
   value: {{ $name }}-xds
 - name: SMI_ADAPTER_TOKEN_AUDIENCE
   value: {{ .Values.xds.tokenAudience | quote }}
+- name: SMI_ADAPTER_CHECK_PEER_ADDRESS
+  value: {{ .Values.xds.checkPeerAddress | quote }}
 - name: SMI_ADAPTER_HEALTH_ADDRESS
   value: "0.0.0.0:{{ .Values.health.port }}"
 - name: SMI_ADAPTER_AUTHORITY_SECRET
