@@ -498,6 +498,13 @@ _ROWS: tuple[Code, ...] = (
     ),
     Code("SMI0902", "ClockSkew", _W, "Clocks differ by more than 60 s.", "Run NTP."),
     Code("SMI0903", "StaleCache", _W, "The controller's view of the API is old.", "Look at the API server."),
+    Code(
+        "SMI0904",
+        "NoAccess",
+        _E,
+        "The API server does not let the controller read a kind; it is not ready, or serves what it read before.",
+        "Give the controller's service account the rights get, list and watch for it.",
+    ),
 )
 
 CODES: Mapping[str, Code] = MappingProxyType({row.code: row for row in _ROWS})
@@ -511,7 +518,6 @@ RESERVED = frozenset(
         "SMI0801",
         "SMI0901",
         "SMI0902",
-        "SMI0903",
     }
 )
 """Codes that have their meaning already, but that nothing reports yet."""
