@@ -19,10 +19,10 @@ BIN := .venv/bin
 STAMP := .venv/installed-$(shell cat requirements/dev.lock pyproject.toml tools/make-venv | cksum | tr -s ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format conformance bench lock clean
+.PHONY: help demo test test-apiserver tools lint format conformance bench lock clean
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP):
 	@PYTHON="$(PYTHON)" tools/make-venv "$@"
@@ -33,6 +33,13 @@ demo: $(STAMP) ## the bookstore on real Envoys, without a cluster (ARGS=--check:
 test: $(STAMP) ## the test suite, real Envoys included (ARGS: passed to pytest)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(or $(ARGS),$(SLOWER))
 	@$(if $(ARGS),,echo "left out, as they take longer: tests/conformance, tests/mutants (make test ARGS=tests/mutants)")
+
+tools: $(STAMP) ## build etcd, kube-apiserver and kubectl for tests, once, with Go (ARGS=helm4, ARGS=--list)
+	@$(BIN)/python -m tests.tools $(ARGS)
+
+test-apiserver: $(STAMP) ## the tests against a real Kubernetes API server; builds the tools first (ARGS: passed to pytest)
+	@$(BIN)/python -m tests.tools kubernetes
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(or $(ARGS),tests/apiserver)
 
 lint: $(STAMP) ## ruff, mypy --strict, direction of imports
 	@$(BIN)/ruff check .

@@ -165,7 +165,8 @@ class Product:
         tls = ServerTls(files.certificate.read_bytes(), files.key.read_bytes(), files.roots.read_bytes())
         # Fake fleets are many streams of one workload at one address, which a real fleet never is.
         limits = Limits(streams_per_proxy=1000, streams_per_second=100.0)
-        self._server = AdsServer(self._setting.secrets(), limits=limits)
+        own = self._setting.secrets()
+        self._server = AdsServer(lambda identity, _holder: own(identity), limits=limits)
         bound = await self._server.start("127.0.0.1", port, lambda: tls)
         self._server.publish(self._setting.config)
         self._consumer = asyncio.create_task(self._consume(self._server))

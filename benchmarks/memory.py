@@ -51,7 +51,7 @@ async def product(world: World, file: Path) -> dict[str, Any]:
     config = backend.render(translation.mesh)
     sizes["config"] = resident()
     seconds = time.perf_counter() - began
-    server = AdsServer(lambda _identity: ())
+    server = AdsServer(lambda _identity, _holder: ())
     server.publish(config)
     sizes["published"] = resident()
     with file.open("wb") as dump:

@@ -17,6 +17,7 @@ from smi_adapter import __version__
 _COMMANDS = {
     "analyze": "smi_adapter.cli.offline:analyze",
     "backends": "smi_adapter.cli.offline:backends",
+    "crds": "smi_adapter.cli.crds:crds",
     "demo": "smi_adapter.cli.demo:demo",
     "explain": "smi_adapter.cli.offline:explain",
     "run": "smi_adapter.cli.run:run",
@@ -26,6 +27,7 @@ _COMMANDS = {
 _ABOUT = {
     "analyze": "Lint SMI and Kubernetes files: what is wrong, where, and what to do.",
     "backends": "List the installed backends and what each can do.",
+    "crds": "Compare the cluster's SMI CRDs with ours, and bring them up to date.",
     "demo": "Run the bookstore on real Envoys, without a cluster.",
     "explain": "Say what happens to one request, and why.",
     "run": "Serve a directory of YAML with real Envoys, without a cluster.",

@@ -22,6 +22,7 @@ from smi_adapter.decode.forms import (
     INJECT,
     PREFIX,
     SERVICE_NAME,
+    UNREADABLE,
     EndpointSliceForm,
     MetaForm,
     NamespaceForm,
@@ -194,6 +195,9 @@ def _decode_one(ref: Ref, raw: RawObject, *, cluster: bool) -> Decoded:
             return _without_table(ref, raw)
         if problem is not None:
             return None, (problem,)
+        if UNREADABLE in raw:
+            problem = finding("SMI0505", ref, "", f"the object can't be read: {str(raw[UNREADABLE])[:200]}")
+            return _enforcing(ref) if ref.kind == "Namespace" else None, (problem,)
         if ref.group in {SPLIT_GROUP, SPECS_GROUP, ACCESS_GROUP}:
             return wire.decode(_with_namespace(ref, raw))
         return _decode_kubernetes(ref, raw, cluster=cluster)

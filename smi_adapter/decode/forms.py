@@ -25,6 +25,8 @@ DIAL = "smi-adapter.io/dial"
 """Annotation of a Pod in no-cluster mode: JSON of `namespace/service` to the loopback address that it dials."""
 INJECT = "smi-adapter.io/inject"
 """Annotation of a Pod: `false` means that it has no proxy."""
+UNREADABLE = "smi-adapter.io/unreadable"
+"""Top-level field of a stand-in for an object that a source could not read at all: why not, in words."""
 SERVICE_NAME = "kubernetes.io/service-name"
 """Label of an EndpointSlice: its Service."""
 
@@ -183,15 +185,20 @@ class ContainerPortForm(Form, frozen=True):
     protocol: TransportProtocol | None = None
 
 
-class Container(Form, frozen=True):
-    """A container; `command`, `args`, `env` and `workingDir` are used by the local runtime only."""
+class ContainerPorts(Form, frozen=True):
+    """What `decode` reads of a container."""
+
+    ports: list[ContainerPortForm] | None = None
+
+
+class Container(ContainerPorts, frozen=True):
+    """A container, with `command`, `args`, `env` and `workingDir`, which the local runtime uses."""
 
     name: str = ""
     command: list[str] | None = None
     args: list[str] | None = None
     env: list[EnvVar] | None = None
     working_dir: Text = None
-    ports: list[ContainerPortForm] | None = None
 
 
 class PodSpec(Form, frozen=True):
@@ -224,6 +231,38 @@ class PodForm(Form, frozen=True):
     metadata: MetaForm
     spec: PodSpec = PodSpec()
     status: PodStatus | None = None
+
+
+class ClusterPodSpec(Form, frozen=True):
+    """What `decode` reads of a Pod's `spec`; in a cluster nobody here starts its containers. The node is for X4."""
+
+    containers: list[ContainerPorts] | None = None
+    node_name: Text = None
+    service_account_name: Text = None
+    service_account: Text = None
+
+
+class PodAddress(Form, frozen=True):
+    """One entry of a Pod's `status.podIPs`."""
+
+    ip: Text = None
+
+
+class ClusterPodStatus(Form, frozen=True):
+    """What `decode` reads of a Pod's `status`, and all addresses that its proxy may connect from (X4)."""
+
+    pod_ip: Text = msgspec.field(default=None, name="podIP")
+    pod_ips: list[PodAddress] | None = msgspec.field(default=None, name="podIPs")
+    phase: Text = None
+    conditions: list[Condition] | None = None
+
+
+class ClusterPodForm(Form, frozen=True):
+    """A Pod as the cluster source projects it: all that `decode` reads, and no more; there may be many thousands."""
+
+    metadata: MetaForm
+    spec: ClusterPodSpec = ClusterPodSpec()
+    status: ClusterPodStatus | None = None
 
 
 class TemplateMeta(Form, frozen=True):

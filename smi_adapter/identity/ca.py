@@ -112,11 +112,11 @@ class Authority:
         return KeyPair(identity, leaf.public_bytes(serialization.Encoding.PEM), _private_pem(key), now, now + life)
 
     def save(self, path: Path) -> None:
-        """Write key and certificate to a file that only its owner can read, whole or not at all."""
+        """Write `to_pem` to a file that only its owner can read, whole or not at all."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(_private_pem(self._key) + self.bundle)
+            file.write(self.to_pem())
         temporary.replace(path)
 
     @classmethod
@@ -125,15 +125,26 @@ class Authority:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise AuthorityFileError(f"{path} holds a CA key, but its mode is {mode:o}; make it 600 or delete it")
-        data = path.read_bytes()
+        try:
+            return cls.from_pem(path.read_bytes())
+        except AuthorityFileError:
+            raise AuthorityFileError(f"{path} is not a saved authority; delete it, and a new one is made") from None
+
+    def to_pem(self) -> bytes:
+        """Return key and certificate: what `from_pem` reads. Whoever has it is the authority."""
+        return _private_pem(self._key) + self.bundle
+
+    @classmethod
+    def from_pem(cls, data: bytes) -> Authority:
+        """Read key and certificate; AuthorityFileError if they are damaged or do not belong together."""
         try:
             key = serialization.load_pem_private_key(data, None)
             certificate = x509.load_pem_x509_certificate(data)
             if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
                 return cls(certificate, key)
-        except (ValueError, TypeError, x509.ExtensionNotFound):
-            pass  # the library's own message may quote the file
-        raise AuthorityFileError(f"{path} is not a saved authority; delete it, and a new one is made")
+        except (ValueError, TypeError, IndexError, x509.ExtensionNotFound):
+            pass  # the library's own message may quote the key
+        raise AuthorityFileError("not the PEM of an authority's key and certificate") from None
 
 
 def _trust_domain(certificate: x509.Certificate) -> str:

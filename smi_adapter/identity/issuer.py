@@ -1,4 +1,4 @@
-"""Keeps one key pair for each identity and knows when it has to be renewed.
+"""Keeps one key pair for each identity, or each holder of it, and knows when it has to be renewed.
 
 A pure book-keeper: it starts nothing. The composition root asks `next_due`, waits, asks `due` whom to tell, and tells
 the xDS server, which fetches the pair through `key_pair`; that is where it is renewed.
@@ -18,37 +18,48 @@ _JITTER: Final = 0.1
 
 
 class Issuer:
-    """One key pair for each identity, from one authority."""
+    """One key pair for each identity and holder, from one authority.
+
+    Where pods are known one by one, each has a key of its own (security.md, C1): `holder` is then the pod's UID.
+    """
 
     def __init__(self, authority: Authority, life: float = 3600.0, dns_names: tuple[str, ...] = ()) -> None:
         """Issue certificates that live for `life` seconds; `dns_names` go into all of them (a server's own)."""
         self.authority = authority
         self._life = life
         self._dns_names = dns_names
-        self._pairs: dict[str, KeyPair] = {}
+        self._pairs: dict[tuple[str, str], KeyPair] = {}
 
     def __repr__(self) -> str:
-        return f"Issuer({self.authority!r}, {len(self._pairs)} identities)"
+        return f"Issuer({self.authority!r}, {len(self._pairs)} keys)"
 
-    def key_pair(self, identity: str, now: float) -> KeyPair:
-        """Return the identity's pair: the one that it has, or a new one if there is none or it is due."""
-        pair = self._pairs.get(identity)
+    def key_pair(self, identity: str, now: float, holder: str = "") -> KeyPair:
+        """Return the holder's pair: the one that it has, or a new one if there is none or it is due."""
+        pair = self._pairs.get((identity, holder))
         if pair is None or renewal_time(pair) <= now:
             pair = self.authority.issue(identity, now, self._life, dns_names=self._dns_names)
-            self._pairs[identity] = pair
+            self._pairs[identity, holder] = pair
         return pair
 
     def due(self, now: float) -> tuple[str, ...]:
-        """Return the identities whose pair is to be renewed now, sorted: send theirs again."""
-        return tuple(sorted(name for name, pair in self._pairs.items() if renewal_time(pair) <= now))
+        """Return the identities of which a pair is to be renewed now, sorted: send theirs again."""
+        return tuple(sorted({name for (name, _), pair in self._pairs.items() if renewal_time(pair) <= now}))
 
     def next_due(self) -> float | None:
         """Return when the first pair is due; None if there is none."""
         return min(map(renewal_time, self._pairs.values()), default=None)
 
-    def forget(self, identity: str) -> None:
-        """Drop the key of an identity that nobody uses any more."""
-        self._pairs.pop(identity, None)
+    def first_expiry(self) -> float | None:
+        """Return when the first certificate expires; None if there is none."""
+        return min((pair.expires_at for pair in self._pairs.values()), default=None)
+
+    def forget(self, identity: str, holder: str = "") -> None:
+        """Drop a key that nobody uses any more."""
+        self._pairs.pop((identity, holder), None)
+
+    def holders(self) -> frozenset[tuple[str, str]]:
+        """Return who has a key, as (identity, holder)."""
+        return frozenset(self._pairs)
 
 
 def renewal_time(pair: KeyPair) -> float:

@@ -127,7 +127,7 @@ async def fleet() -> AsyncIterator[Fleet]:
     issuer = Issuer(authority)
     told: list[Finding] = []
 
-    def secrets(identity: str) -> tuple[Resource, ...]:
+    def secrets(identity: str, _holder: str) -> tuple[Resource, ...]:
         pair = issuer.key_pair(identity, time.time())
         return (key_pair(pair.certificate, pair.private_key),)
 

@@ -178,7 +178,7 @@ class Fleet:
 
     def _new_server(self) -> AdsServer:
         return AdsServer(
-            lambda identity: secrets(self.issuer.key_pair(identity, time.time()), self.authority.bundle),
+            lambda identity, _holder: secrets(self.issuer.key_pair(identity, time.time()), self.authority.bundle),
             on_finding=self.findings.append,
             on_ack=lambda key, answer: self.answers.append((time.monotonic(), key, answer)),
             limits=self.limits,

@@ -47,7 +47,7 @@ def two_tenants(content: object = 1) -> XdsConfig:
     return replace(rendered, identities={("shop", "web"): WEB, ("bank", "vault"): VAULT})
 
 
-def secrets(identity: str) -> tuple[Resource, ...]:
+def secrets(identity: str, _holder: str = "") -> tuple[Resource, ...]:
     return (resource(SECRET, "default", f"key of {identity}"), resource(SECRET, "ROOTCA"))
 
 
@@ -264,7 +264,7 @@ async def test_a_refusal_names_the_object_and_not_more_of_the_error_than_is_safe
 async def test_secrets_changed_sends_them_to_that_identity_alone() -> None:
     version = 1
 
-    def rotating(identity: str) -> tuple[Resource, ...]:
+    def rotating(identity: str, _holder: str) -> tuple[Resource, ...]:
         return (resource(SECRET, "default", [identity, version]),)
 
     ads = AdsServer(rotating)

@@ -608,3 +608,29 @@ def test_after_a_refused_message_nothing_is_believed_to_be_in_force() -> None:
     controller.publish(one_part(routes("r1"), routes("r2")))
     client.nack(both)
     assert said(client.take_all()) == [("RDS", ["r1"], []), ("RDS", ["r2"], [])]
+
+
+def test_a_proxy_has_acknowledged_the_generations_before_what_is_left_to_say_or_unanswered() -> None:
+    controller = Controller(one_part(*service()))
+    client = controller.connect()
+    assert client.stream.acknowledged(1) == 0
+    client = connected(controller)
+    assert client.stream.acknowledged(1) == 1
+    controller.publish(one_part(*service(r=2)))
+    assert client.stream.acknowledged(2) == 1
+    response = client.receive()
+    assert client.stream.acknowledged(2) == 1
+    client.ack(response)
+    assert client.stream.acknowledged(2) == 2
+    controller.publish(one_part(*service(c=2, e=2, r=3)))
+    client.ack(client.receive())  # the cluster; its endpoints and the routes are still to come
+    assert client.stream.acknowledged(3) == 2
+    client.take_all()
+    assert client.stream.acknowledged(3) == 3
+
+
+def test_a_generation_that_changes_nothing_for_a_proxy_needs_no_answer() -> None:
+    controller = Controller(one_part(*service()))
+    client = connected(controller)
+    controller.publish(one_part(*service()))
+    assert client.stream.acknowledged(2) == 2

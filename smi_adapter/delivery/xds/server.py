@@ -1,9 +1,8 @@
 """The gRPC side of delta ADS: who may connect, and one reader and one writer for each stream.
 
 Everything runs on one event loop; `publish` is synchronous and costs, for each connected proxy, a few look-ups and the
-names that changed for it. Who a proxy is comes from its client certificate alone: `node.id` only says which workload
-of that identity it is, and a wrong one ends the stream (security.md, X3). What a stream may see, and when it gets it,
-is decided in `catalogue.py` and `stream.py`.
+names that changed for it. Who a proxy is comes from its credential alone, which `door.py` looks at: before, no byte of
+configuration goes out. What a stream may see, and when it gets it, is decided in `catalogue.py` and `stream.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import logging
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -25,25 +24,25 @@ from smi_adapter.backends import Part, Resource, XdsConfig
 from smi_adapter.delivery.xds import status
 from smi_adapter.delivery.xds.admission import Admission
 from smi_adapter.delivery.xds.catalogue import Catalogue, Changed, View
+from smi_adapter.delivery.xds.door import CertificateDoor, Context, Door, Guest, RefusedError
 from smi_adapter.delivery.xds.status import ProxyStatus, TypeStatus
 from smi_adapter.delivery.xds.stream import Answer, OverLimitError, Pace, Refusal, Stream
 from smi_adapter.delivery.xds.types import short
 from smi_adapter.findings import Finding, by_severity_then_object
 from smi_adapter.mesh import Key
 
-Secrets: TypeAlias = Callable[[str], tuple[Resource, ...]]
-"""Returns the secrets of a SPIFFE id: its key pair and the trust bundle."""
+Secrets: TypeAlias = Callable[[str, str], tuple[Resource, ...]]
+"""Returns the secrets for a SPIFFE id and who holds the key (the UID of a pod, or ""): a key pair and the bundle."""
 
 _log = logging.getLogger(__name__)
 
 _EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]
 
 _SERVING: Final = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
+_NOT_SERVING: Final = b"\x08\x02"
 _REMEMBERED_PROXIES: Final = 1000
 _GOODBYE: Final = 5.0
-_NOT_YOU: Final = "this certificate may not stream as that node"
-
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, bytes]"
+_GOING: Final = "this server is going away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class ServerTls:
 
     certificate: bytes
     private_key: bytes = field(repr=False)
-    client_roots: bytes
+    client_roots: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +71,14 @@ class Limits:
     end_after: float = 60.0
 
 
-class _RefusedError(Exception):
-    """The stream may not be served."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
-        self.code = code
-        self.details = details
-
-
 class _Session:
     """One live stream and who is behind it."""
 
-    def __init__(self, workload: Key, identity: str, address: str, stream: Stream, view: View) -> None:
+    def __init__(self, guest: Guest, node: str, workload: Key, stream: Stream, view: View) -> None:
+        self.guest = guest
+        self.node = node
         self.workload = workload
-        self.identity = identity
-        self.address = address
+        self.proxy = guest.proxy(workload)
         self.stream = stream
         self.view = view
         self.version: status.Version | None = None
@@ -124,27 +115,31 @@ class AdsServer:
         self._generation = 0
         self._published = asyncio.Event()
         self._sessions: dict[_Session, None] = {}
-        self._streams_of: Counter[tuple[Key, str]] = Counter()
-        self._refusals_of: OrderedDict[tuple[Key, str], list[Refusal]] = OrderedDict()
+        self._streams_of: Counter[Hashable] = Counter()
+        self._refusals_of: OrderedDict[Hashable, list[Refusal]] = OrderedDict()
         self._admission = Admission(limits.streams_per_second, limits.longest_queue)
+        self._door: Door = CertificateDoor()
+        self._draining = False
         self._server: grpc.aio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._pulse = asyncio.Event()
 
     # ------------------------------------------------------------------------------------------------- life cycle
 
-    async def start(self, host: str, port: int, tls: Callable[[], ServerTls]) -> int:
+    async def start(self, host: str, port: int, tls: Callable[[], ServerTls], door: Door | None = None) -> int:
         """Listen; return the port. OSError if the address is taken. Proxies wait until the first `publish`.
 
         `tls` is called on another thread at each handshake, so it may rotate; until then it returns equal values.
+        Who may come in is up to `door`; the default one wants client certificates.
         """
+        self._door = door or self._door
         server = grpc.aio.server(options=self._options())
         delta = grpc.stream_stream_rpc_method_handler(
             self._serve,
             request_deserializer=envoy_api.message("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString,
             response_serializer=None,  # bytes go out as they are
         )
-        health = grpc.unary_unary_rpc_method_handler(_healthy)
+        health = grpc.unary_unary_rpc_method_handler(self._check)
         server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(
@@ -154,13 +149,23 @@ class AdsServer:
             )
         )
         try:
-            bound = server.add_secure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", _credentials(tls))
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            credentials = _credentials(tls, client_certificates=self._door.client_certificates)
+            bound = server.add_secure_port(where, credentials)
         except RuntimeError as problem:
             raise OSError(f"cannot listen on {host}:{port}; is another process using that port?") from problem
         await server.start()
         self._server = server
         self._sweeper = asyncio.create_task(self._sweep(), name="xds-sweeper")
         return bound
+
+    async def drain(self, seconds: float) -> None:
+        """Let nobody in any more, and have the streams end one after the other, so that they begin again elsewhere."""
+        self._draining = True
+        sessions = list(self._sessions)
+        for session in sessions:
+            session.end(grpc.StatusCode.UNAVAILABLE, _GOING)
+            await asyncio.sleep(seconds / len(sessions) if len(sessions) > 1 else 0.0)
 
     async def stop(self) -> None:
         """End all streams and close the port. Envoys keep what they have."""
@@ -177,30 +182,33 @@ class AdsServer:
 
     # ------------------------------------------------------------------------------------------------ what is new
 
-    def publish(self, config: XdsConfig) -> None:
-        """Put a configuration in force. Call it on the event loop's thread, with every config, in order."""
+    def publish(self, config: XdsConfig) -> int:
+        """Put a configuration in force; return its generation, which `acknowledged` counts in.
+
+        Call it on the event loop's thread, with every config, in order.
+        """
         self._generation += 1
         before = self._catalogue.config
         changed = self._catalogue.apply(config)
         for session in list(self._sessions):
-            if config.identities.get(session.workload) != session.identity:
-                session.end(grpc.StatusCode.PERMISSION_DENIED, _NOT_YOU)
-                continue
             try:
                 changes = self._changes_for(session, config, changed, before)
                 if changes:
                     session.stream.on_change(changes, self._generation)
                     session.wake.set()
+            except RefusedError as refused:
+                session.end(refused.code, refused.details)
             except Exception:  # noqa: BLE001 - a fault with one proxy must not keep the others from what is new
                 _log.exception("publishing to %s/%s failed", *session.workload)
                 session.end(grpc.StatusCode.INTERNAL, "internal error")
         self._published.set()
+        return self._generation
 
     def secrets_changed(self, identity: str) -> None:
         """Send the secrets of an identity again, to whoever streams as it."""
         for session in self._sessions:
-            if session.identity == identity:
-                changes = session.view.replace_secrets(self._secrets(identity))
+            if session.guest.identity == identity:
+                changes = session.view.replace_secrets(self._secrets(identity, session.guest.holder))
                 if changes:
                     session.stream.on_change(changes, self._generation)
                     session.wake.set()
@@ -211,12 +219,28 @@ class AdsServer:
         """Return the state of every connected proxy, sorted by workload."""
         now = asyncio.get_running_loop().time()
         return tuple(
-            _status(session, now) for session in sorted(self._sessions, key=lambda item: (item.workload, item.address))
+            _status(session, now)
+            for session in sorted(self._sessions, key=lambda item: (item.workload, item.guest.address))
         )
+
+    def acknowledged(self) -> dict[Key, tuple[int, ...]]:
+        """Return, for each workload with proxies, up to which generation each of them has acknowledged everything.
+
+        A generation that changes nothing for a proxy needs no answer of it. What it refused is in `findings`.
+        """
+        found: dict[Key, tuple[int, ...]] = {}
+        for session in self._sessions:
+            reached = session.stream.acknowledged(self._generation)
+            found[session.workload] = (*found.get(session.workload, ()), reached)
+        return found
 
     def identities(self) -> frozenset[str]:
         """Return the identities that stream now: those whose secrets have to be kept fresh."""
-        return frozenset(session.identity for session in self._sessions)
+        return frozenset(session.guest.identity for session in self._sessions)
+
+    def holders(self) -> frozenset[tuple[str, str]]:
+        """Return who streams now, as (identity, holder of the key)."""
+        return frozenset((session.guest.identity, session.guest.holder) for session in self._sessions)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what is wrong with connected proxies now."""
@@ -246,11 +270,11 @@ class AdsServer:
 
     # -------------------------------------------------------------------------------------------------- one stream
 
-    async def _serve(self, _requests: object, context: _Context) -> None:
+    async def _serve(self, _requests: object, context: Context) -> None:
         """Serve one stream until it ends."""
         try:
             session = await self._admit(context)
-        except _RefusedError as refused:
+        except RefusedError as refused:
             await context.abort(refused.code, refused.details)
         reader = asyncio.create_task(self._read(session, context), name="xds-reader")
         try:
@@ -266,48 +290,51 @@ class AdsServer:
         if ending is not None and ending[0] is not grpc.StatusCode.OK:
             await context.abort(*ending)
 
-    async def _admit(self, context: _Context) -> _Session:
-        """Find out who is there; _RefusedError for anybody who may not stream. No byte of config goes out before."""
-        identity = _identity(context)
-        if identity is None:
-            raise _RefusedError(
-                grpc.StatusCode.UNAUTHENTICATED, "the client certificate must have exactly one SPIFFE id as URI SAN"
-            )
-        if not await self._admission.admit():
-            raise _RefusedError(grpc.StatusCode.UNAVAILABLE, "too many new streams, try again")
+    async def _admit(self, context: Context) -> _Session:
+        """Find out who is there; RefusedError for anybody who may not stream. No byte of config goes out before."""
+        guest = await self._door.admit(context, self._turn)
         try:
             first = await asyncio.wait_for(_next(context), self._limits.first_request)
         except TimeoutError:
-            raise _RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came") from None
+            raise RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came") from None
         if first is _EOF:
-            raise _RefusedError(grpc.StatusCode.CANCELLED, "no request came")
+            raise RefusedError(grpc.StatusCode.CANCELLED, "no request came")
         await self._published.wait()
-        return self._open(first, identity, _address(context))
+        return self._open(first, guest)
 
-    def _open(self, first: Any, identity: str, address: str) -> _Session:
-        """Make the session of a first request, if its node is one of that identity."""
-        namespace, _, name = first.node.id.partition("/")
-        workload = (namespace, name)
-        config = self._catalogue.config
-        if config.identities.get(workload) != identity:
-            _log.warning("%s at %s asked to stream as another workload", identity, address)
-            raise _RefusedError(grpc.StatusCode.PERMISSION_DENIED, _NOT_YOU)
-        proxy = (workload, address)
+    async def _turn(self) -> None:
+        """Let streams in at a rate that does not slow those who are in."""
+        if self._draining:
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, _GOING)
+        if not await self._admission.admit():
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, "too many new streams, try again")
+
+    def _open(self, first: Any, guest: Guest) -> _Session:
+        """Make the session of a first request, if its node is one of that guest."""
+        config, node = self._catalogue.config, first.node.id
+        try:
+            workload = self._door.workload(guest, node, config)
+        except RefusedError as refused:
+            _log.warning("%s at %s: %s", guest.identity, guest.address, refused.details)
+            raise
+        proxy = guest.proxy(workload)
         if self._streams_of[proxy] >= self._limits.streams_per_proxy:
-            raise _RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of one proxy")
-        view = View(self._catalogue, config.scopes.get(workload, frozenset()), self._secrets(identity))
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of one proxy")
+        secrets = self._secrets(guest.identity, guest.holder)
+        view = View(self._catalogue, config.scopes.get(workload, frozenset()), secrets)
         stream = Stream(view, self._limits.pace, on_answer=lambda answer: self._answered(session, answer))
-        session = _Session(workload, identity, address, stream, view)
+        session = _Session(guest, node, workload, stream, view)
         session.version = status.envoy_version(first.node)
         session.since = time.time()
         stream.inherit(self._refusals_of.pop(proxy, ()))
         try:
             stream.on_request(first)
         except OverLimitError as over:
-            raise _RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(over)) from None
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(over)) from None
         self._streams_of[proxy] += 1
         self._sessions[session] = None
-        _log.info("%s/%s connected from %s, Envoy %s", *workload, address, status.version_text(session.version) or "?")
+        version = status.version_text(session.version) or "?"
+        _log.info("%s/%s connected from %s, Envoy %s", *workload, guest.address, version)
         if status.is_too_old(session.version):
             self._tell([status.too_old(workload, session.version)])
         return session
@@ -315,7 +342,7 @@ class AdsServer:
     def _forget(self, session: _Session) -> None:
         """Free everything but what the proxy refused: its next stream must not send that again."""
         del self._sessions[session]
-        proxy = (session.workload, session.address)
+        proxy = session.proxy
         self._streams_of[proxy] -= 1
         if not self._streams_of[proxy]:
             del self._streams_of[proxy]
@@ -326,7 +353,7 @@ class AdsServer:
         self._pulse.set()
         _log.info("%s/%s disconnected", *session.workload)
 
-    async def _read(self, session: _Session, context: _Context) -> None:
+    async def _read(self, session: _Session, context: Context) -> None:
         """Feed requests to the state machine. A bad one, or a fault of ours, ends this stream only (X6)."""
         stream = session.stream
         try:
@@ -344,7 +371,7 @@ class AdsServer:
         else:
             session.end(grpc.StatusCode.OK, "")
 
-    async def _write(self, session: _Session, context: _Context) -> None:
+    async def _write(self, session: _Session, context: Context) -> None:
         """Write what the state machine has to say, until the session ends."""
         loop = asyncio.get_running_loop()
         stream, wake = session.stream, session.wake
@@ -362,12 +389,21 @@ class AdsServer:
 
     # ---------------------------------------------------------------------------------------------------- the rest
 
+    async def _check(self, _request: bytes, _context: object) -> bytes:
+        """Answer a health check. It needs no credential, and says nothing else (X5)."""
+        return _NOT_SERVING if self._draining else _SERVING
+
     def _changes_for(
         self, session: _Session, config: XdsConfig, changed: dict[Part, list[Changed]], before: XdsConfig
     ) -> list[Changed]:
-        """Return what a new config changes for one session, and give the session its new scope."""
+        """Return what a new config changes for one session, and give the session its new scope.
+
+        A pod whose labels or Services change may be in another workload now; its stream goes on with that one's scope.
+        """
+        workload, session.workload = session.workload, self._door.workload(session.guest, session.node, config)
         scope = config.scopes.get(session.workload, frozenset())
-        if config.changed_scopes is not None and session.workload not in config.changed_scopes:
+        unchanged = config.changed_scopes is not None and session.workload not in config.changed_scopes
+        if unchanged and workload == session.workload:
             session.view.scope = scope  # an equal one
         return session.view.follow(scope, changed, before.parts)
 
@@ -388,7 +424,7 @@ class AdsServer:
                 self._on_finding(item)
 
     async def _sweep(self) -> None:
-        """Notice proxies that do not answer. gRPC's keepalive does not (envoy.md, section 5)."""
+        """Notice proxies that do not answer (gRPC's keepalive does not: envoy.md, section 5) or whose time is over."""
         loop = asyncio.get_running_loop()
         limits = self._limits
         while True:
@@ -402,6 +438,8 @@ class AdsServer:
                 if waiting > limits.end_after and session.task is not None:
                     session.end(grpc.StatusCode.DEADLINE_EXCEEDED, "no acknowledgement")
                     session.task.cancel()  # its writer may be stuck in a write that never ends
+                if session.guest.until < time.time() and self._door.may_end():
+                    session.end(grpc.StatusCode.UNAVAILABLE, "time to show a fresh credential")
 
     def _options(self) -> list[tuple[str, int]]:
         return [
@@ -415,7 +453,7 @@ class AdsServer:
         ]
 
 
-async def _next(context: _Context) -> Any:
+async def _next(context: Context) -> Any:
     """Return the next request; EOF too when the connection or the server is gone, for which gRPC has many errors."""
     try:
         return await context.read()
@@ -423,12 +461,8 @@ async def _next(context: _Context) -> Any:
         return _EOF
 
 
-async def _healthy(_request: bytes, _context: object) -> bytes:
-    return _SERVING
-
-
-def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
-    """Return credentials that require a client certificate and ask `tls` again at each handshake.
+def _credentials(tls: Callable[[], ServerTls], *, client_certificates: bool) -> grpc.ServerCredentials:
+    """Return credentials that require a client certificate, or ignore them, and ask `tls` again at each handshake.
 
     What did not change must not be set again: gRPC swaps it without a lock, and handshakes on two threads then crash
     the process (seen with grpcio 1.85).
@@ -440,31 +474,20 @@ def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
         before, current = current, tls()
         return None if current == before else _configuration(current)
 
-    return grpc.dynamic_ssl_server_credentials(_configuration(current), changed, require_client_authentication=True)
+    first = _configuration(current)
+    return grpc.dynamic_ssl_server_credentials(first, changed, require_client_authentication=client_certificates)
 
 
 def _configuration(tls: ServerTls) -> Any:
-    return grpc.ssl_server_certificate_configuration([(tls.private_key, tls.certificate)], tls.client_roots)
-
-
-def _identity(context: _Context) -> str | None:
-    """Return the SPIFFE id of the client certificate; None unless it has exactly one URI SAN and that is one (X2)."""
-    peer = context.auth_context()
-    uris, ids = list(peer.get("peer_uri", ())), list(peer.get("peer_spiffe_id", ()))
-    return ids[0].decode() if len(uris) == 1 and uris == ids else None
-
-
-def _address(context: _Context) -> str:
-    """Return the peer's address without its port."""
-    return str(context.peer()).rpartition(":")[0]
+    return grpc.ssl_server_certificate_configuration([(tls.private_key, tls.certificate)], tls.client_roots or None)
 
 
 def _status(session: _Session, now: float) -> ProxyStatus:
     stream = session.stream
     return ProxyStatus(
         session.workload,
-        session.identity,
-        session.address,
+        session.guest.identity,
+        session.guest.address,
         status.version_text(session.version),
         session.since,
         stream.in_sync,

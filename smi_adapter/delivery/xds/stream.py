@@ -200,6 +200,16 @@ class Stream:
             )
         )
 
+    def acknowledged(self, published: int) -> int:
+        """Return the last generation, of those up to `published`, of which nothing is left to say or unanswered.
+
+        0 for a proxy that has not asked for clusters and listeners yet, or waits for its first answer.
+        """
+        subscriptions = self.subscriptions
+        if any(url not in subscriptions or subscriptions[url].must_answer for url in WILDCARD):
+            return 0
+        return max(0, int(min(published, *(sub.oldest - 1 for sub in subscriptions.values()))))
+
     @property
     def waiting_since(self) -> float:
         """Return when the oldest unanswered message was sent; infinity if all are answered."""
