@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
 from pathlib import Path
 
 import click
@@ -72,5 +71,5 @@ async def _serve(source: Path, options: LocalOptions) -> None:
     async with LocalMesh(source, options).running() as mesh:
         click.echo(f"serving {mesh.path}; logs are in {options.state}; ^C stops", err=True)
         if options.api:
-            click.echo(f"export KUBECONFIG={shlex.quote(str(mesh.kubeconfig))}")
+            click.echo(mesh.export)
         await until_stopped()
