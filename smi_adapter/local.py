@@ -13,6 +13,7 @@ import gc
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,8 @@ class LocalOptions:
     """How to run: `state` takes the run's files; without `applications`, only proxies are started.
 
     `environment` is what applications get beside what their specs say; they start in the directory of the files.
-    `api` is where the embedded Kubernetes API listens (port 0: any); without it there is none.
+    `api` is where the embedded Kubernetes API listens (port 0: any); without it there is none. `api_namespace` is the
+    one that kubectl uses unless it is told another.
     """
 
     settings: Settings
@@ -61,6 +63,7 @@ class LocalOptions:
     applications: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     api: tuple[str, int] | None = None
+    api_namespace: str = "default"
 
 
 class LocalMesh:
@@ -108,6 +111,11 @@ class LocalMesh:
         """Return the file by which kubectl finds the API of this run; it stays the same over restarts."""
         return self._options.state.absolute() / "kubeconfig"
 
+    @property
+    def export(self) -> str:
+        """Return the line for a shell that lets kubectl find the API."""
+        return f"export KUBECONFIG={shlex.quote(str(self.kubeconfig))}"
+
     # ------------------------------------------------------------------------------------------------------ life
 
     @contextlib.asynccontextmanager
@@ -116,7 +124,7 @@ class LocalMesh:
         try:
             self._port = await self.server.start("127.0.0.1", 0, self._tls)
             if self._api and self._options.api:
-                await self._api.start(*self._options.api, self.kubeconfig)
+                await self._api.start(*self._options.api, self.kubeconfig, self._options.api_namespace)
             status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
                 work = (self._follow(), self._listen(), self._rotate(), self._report())

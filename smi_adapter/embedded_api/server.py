@@ -62,11 +62,12 @@ class ApiServer:
         self._access: Access | None = None
         self._hosts: frozenset[str] = frozenset()
         self._stopping = asyncio.Event()
+        self._kubeconfig: Path | None = None
         self.url = ""
 
     # ------------------------------------------------------------------------------------------------------ life
-    async def start(self, host: str, port: int, kubeconfig: Path) -> None:
-        """Listen, then write the kubeconfig file, readable by its owner alone."""
+    async def start(self, host: str, port: int, kubeconfig: Path, namespace: str = "default") -> None:
+        """Listen, then write the kubeconfig file, readable by its owner alone; it goes again with `stop`."""
         self._access = new_access(host)
         application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
         application.router.add_route("*", "/{path:.*}", self._answer)
@@ -78,11 +79,14 @@ class ApiServer:
         written = f"[{host}]" if ":" in host else host
         self._hosts = frozenset({f"{written}:{bound}", f"localhost:{bound}"})
         self.url = f"https://{written}:{bound}"
-        write_private(kubeconfig, self._access.kubeconfig(self.url))
+        write_private(kubeconfig, self._access.kubeconfig(self.url, namespace))
+        self._kubeconfig = kubeconfig
 
     async def stop(self) -> None:
         """End the watches and stop listening."""
         self._stopping.set()
+        if self._kubeconfig is not None:
+            self._kubeconfig.unlink(missing_ok=True)
         if self._runner is not None:
             await self._runner.cleanup()
 
