@@ -64,14 +64,18 @@ class Compiler:
 
     def apply(self, changes: Mapping[Ref, decode.RawObject | None]) -> Compiled:
         """Take changed objects (None: deleted) and return the new state; only what they touch is computed again."""
+        self.current = self.would(changes)
+        return self.current
+
+    def would(self, changes: Mapping[Ref, decode.RawObject | None]) -> Compiled:
+        """Return the state that the changes would lead to, and keep the present one: the webhook's question."""
         before = self.current
         snapshot, changed = decode.apply(before.snapshot if before else EMPTY, changes, cluster=self._cluster)
         translation = translate.translate(snapshot, self._options, before.translation if before else None, changed)
         services, workloads = translation.services, translation.workloads
         able = supported(translation.mesh, self._backend, before.supported if before else None, services, workloads)
         change = Change(before.supported.mesh, before.rendered, services, workloads) if before else None
-        self.current = Compiled(snapshot, translation, able, self._backend.render(able.mesh, change))
-        return self.current
+        return Compiled(snapshot, translation, able, self._backend.render(able.mesh, change))
 
     def take(self, changes: Mapping[Ref, decode.RawObject | None]) -> Compiled | None:
         """Do as `apply` does, but never fail: an error of our own hurts only the object that led to it (D4).

@@ -505,6 +505,20 @@ _ROWS: tuple[Code, ...] = (
         "The API server does not let the controller read a kind; it is not ready, or serves what it read before.",
         "Give the controller's service account the rights get, list and watch for it.",
     ),
+    Code(
+        "SMI0906",
+        "CertificateSecretUnusable",
+        _W,
+        "The Secret with the webhooks' certificates is gone or damaged; what is in memory is used.",
+        "Empty the Secret's data, and it is filled again.",
+    ),
+    Code(
+        "SMI0907",
+        "WebhookNotTrusted",
+        _W,
+        "A webhook configuration could not be given our certificate authority; the API server cannot call us.",
+        "Read the message; webhooks fail open, so nothing is held up.",
+    ),
 )
 
 CODES: Mapping[str, Code] = MappingProxyType({row.code: row for row in _ROWS})
@@ -516,7 +530,6 @@ RESERVED = frozenset(
         "SMI0503",
         "SMI0704",
         "SMI0801",
-        "SMI0901",
         "SMI0902",
     }
 )

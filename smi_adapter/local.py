@@ -13,8 +13,9 @@ import gc
 import json
 import logging
 import os
+import shlex
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,13 @@ from smi_adapter import app
 from smi_adapter.backends import XdsConfig
 from smi_adapter.backends.envoy import bootstrap as envoy_bootstrap
 from smi_adapter.backends.envoy import secrets as envoy_secrets
+from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
-from smi_adapter.findings import Finding, by_severity_then_object, printable
+from smi_adapter.embedded_api.reporting import Reporting
+from smi_adapter.embedded_api.server import ApiServer
+from smi_adapter.embedded_api.shelf import ShelfError
+from smi_adapter.embedded_api.store import Store
+from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
 from smi_adapter.identity.issuer import Issuer
 from smi_adapter.runfolder import lock, private_folder, status_socket
@@ -32,11 +38,14 @@ from smi_adapter.settings import Settings
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
+from smi_adapter.sources.edits import EditError
 from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
 
 _log = logging.getLogger(__name__)
 
 _AUTHORITY_LIFE = 10 * 365 * 86_400.0
+_REPORT = 0.1
+"""Seconds between two looks at what proxies have acknowledged."""
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 
 
@@ -45,12 +54,16 @@ class LocalOptions:
     """How to run: `state` takes the run's files; without `applications`, only proxies are started.
 
     `environment` is what applications get beside what their specs say; they start in the directory of the files.
+    `api` is where the embedded Kubernetes API listens (port 0: any); without it there is none. `api_namespace` is the
+    one that kubectl uses unless it is told another.
     """
 
     settings: Settings
     state: Path
     applications: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    api: tuple[str, int] | None = None
+    api_namespace: str = "default"
 
 
 class LocalMesh:
@@ -86,8 +99,22 @@ class LocalMesh:
             applications=options.applications,
         )
         self.runtime = LocalRuntime(setup, self._changed.set)
+        self._store = Store()
+        self._api = ApiServer(self._store, _FileShelf(self.source)) if options.api else None
+        self._reporting = Reporting(self._store, options.settings.backend)
+        self._generation = 0
         bundle = self._authority.bundle
         self._compiler = app.Compiler(app.backend_of(options.settings), app.options_of(options.settings, bundle))
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Return the file by which kubectl finds the API of this run; it stays the same over restarts."""
+        return self._options.state.absolute() / "kubeconfig"
+
+    @property
+    def export(self) -> str:
+        """Return the line for a shell that lets kubectl find the API."""
+        return f"export KUBECONFIG={shlex.quote(str(self.kubeconfig))}"
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -96,13 +123,18 @@ class LocalMesh:
         """Run until the block ends, or until a task dies: then the block is cancelled and the error comes out."""
         try:
             self._port = await self.server.start("127.0.0.1", 0, self._tls)
+            if self._api and self._options.api:
+                await self._api.start(*self._options.api, self.kubeconfig, self._options.api_namespace)
             status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
-                started = [tasks.create_task(task) for task in (self._follow(), self._listen(), self._rotate())]
+                work = (self._follow(), self._listen(), self._rotate(), self._report())
+                started = [tasks.create_task(task) for task in work]
                 yield self
                 for task in started:
                     task.cancel()
         finally:
+            if self._api:
+                await self._api.stop()
             await self.runtime.stop()
             await self.server.stop()
             self._socket.unlink(missing_ok=True)
@@ -117,6 +149,11 @@ class LocalMesh:
             await asyncio.sleep(0)  # the streams write before anything else is done with the batch
             self.runtime.apply(batch)
             self._say()
+            if self._api and self.compiled is not None:
+                self._store.take(batch)
+                compiled = self.compiled
+                self._reporting.take(batch, compiled.snapshot, compiled.translation.mesh, self._generation)
+                self._reporting.tell(self.findings(), self.server.acknowledged())
             if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
                 gc.collect()
                 gc.freeze()
@@ -127,7 +164,7 @@ class LocalMesh:
             return
         self.compiled = self._compiler.take(batch)
         if self.compiled is not None and isinstance(self.compiled.rendered, XdsConfig):
-            self.server.publish(self.compiled.rendered)
+            self._generation = self.server.publish(self.compiled.rendered)
 
     async def _listen(self) -> None:
         """Hand on what the runtime sees: readiness to the source, problems to the log."""
@@ -136,6 +173,12 @@ class LocalMesh:
             self._changed.clear()
             self.source.set_ready(self.runtime.ready())
             self._say()
+
+    async def _report(self) -> None:
+        """Keep the statuses and Events that the API serves up to date."""
+        while self._api:
+            await asyncio.sleep(_REPORT)
+            self._reporting.tell(self.findings(), self.server.acknowledged())
 
     async def _rotate(self) -> None:
         """Renew certificates before they expire and send them to who streams with them."""
@@ -255,6 +298,32 @@ class LocalMesh:
         writer.write(json.dumps(self.status()).encode())
         await writer.drain()
         writer.close()
+
+
+class _FileShelf:
+    """The directory as the embedded API's shelf."""
+
+    def __init__(self, source: DirectorySource) -> None:
+        self._source = source
+
+    def written(self, ref: Ref) -> RawObject | None:
+        return self._source.written(ref)
+
+    def put(self, ref: Ref, raw: RawObject) -> None:
+        with _as_shelf_errors():
+            self._source.put(ref, raw)
+
+    def remove(self, ref: Ref) -> None:
+        with _as_shelf_errors():
+            self._source.remove(ref)
+
+
+@contextlib.contextmanager
+def _as_shelf_errors() -> Iterator[None]:
+    try:
+        yield
+    except EditError as error:
+        raise ShelfError(str(error)) from error
 
 
 _LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}

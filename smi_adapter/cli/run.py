@@ -16,6 +16,13 @@ from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_f
 
 @click.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), help="Directory of YAML, without a cluster.")
+@click.option(
+    "--api",
+    is_flag=False,
+    flag_value="127.0.0.1:0",
+    metavar="[ADDRESS[:PORT]]",
+    help="Serve a Kubernetes API of the files for kubectl, on this loopback address (default: any free port).",
+)
 @click.option("--state", type=click.Path(path_type=Path), help="Folder for logs, keys and the status socket.")
 @click.option("--no-start", is_flag=True, help="Start proxies only; the applications are yours to start.")
 @click.option("--kubeconfig", help="Login file of the cluster (default: the pod's account, else kubectl's file).")
@@ -33,6 +40,7 @@ from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_f
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
 def run(
     source: Path | None,
+    api: str | None,
     state: Path | None,
     no_start: bool,
     kubeconfig: str | None,
@@ -55,12 +63,12 @@ def run(
         if chosen.backend != "envoy" and source is not None:
             raise click.UsageError("without a cluster only the backend envoy can be run; `translate` prints the others")
         if source is None:
-            if state is not None or no_start:
-                raise click.UsageError("--state and --no-start are for --source")
+            if state is not None or no_start or api is not None:
+                raise click.UsageError("--state, --no-start and --api are for --source")
             return _cluster(chosen, kubeconfig, context)
         if kubeconfig or context:
             raise click.UsageError("--source is a world without a cluster: --kubeconfig and --context do not fit")
-        _directory(source, chosen, state or state_folder(source), applications=not no_start)
+        _directory(source, chosen, state or state_folder(source), api, applications=not no_start)
     except settings.SettingsError as error:
         raise click.UsageError(str(error)) from error
     except (AlreadyRunningError, AuthorityFileError, StateFolderError, FileNotFoundError) as error:
@@ -68,8 +76,9 @@ def run(
     return 0
 
 
-def _directory(source: Path, chosen: settings.Settings, state: Path, *, applications: bool) -> None:
+def _directory(source: Path, chosen: settings.Settings, state: Path, api: str | None, *, applications: bool) -> None:
     from smi_adapter.app import until_stopped  # noqa: PLC0415 - not needed in a cluster
+    from smi_adapter.embedded_api.access import AddressError, loopback  # noqa: PLC0415
     from smi_adapter.local import LocalMesh, LocalOptions  # noqa: PLC0415
     from smi_adapter.sources.processes import EnvoyNotFoundError  # noqa: PLC0415
 
@@ -78,12 +87,18 @@ def _directory(source: Path, chosen: settings.Settings, state: Path, *, applicat
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
     async def serve() -> None:
-        async with LocalMesh(source, LocalOptions(chosen, state, applications=applications)).running() as mesh:
+        address = loopback(api) if api is not None else None
+        options = LocalOptions(chosen, state, applications=applications, api=address)
+        async with LocalMesh(source, options).running() as mesh:
             click.echo(f"serving {mesh.path}; logs are in {state}; ^C stops", err=True)
+            if options.api:
+                click.echo(mesh.export)
             await until_stopped()
 
     try:
         asyncio.run(serve())
+    except AddressError as error:
+        raise click.UsageError(str(error)) from error
     except EnvoyNotFoundError as error:
         raise click.ClickException(str(error)) from error
 

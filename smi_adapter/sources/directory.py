@@ -23,7 +23,7 @@ from watchfiles._rust_notify import WatchfilesRustInternalError  # the package e
 from smi_adapter.decode import RawObject
 from smi_adapter.findings import Finding, Ref
 from smi_adapter.smi.objects import Key
-from smi_adapter.sources import Batch, Location, controllers, files
+from smi_adapter.sources import Batch, Location, controllers, edits, files
 from smi_adapter.sources.controllers import DEFAULT_NETWORK, Addresses, Memory, World
 from smi_adapter.sources.files import FileState, NotSettledError, Tree
 
@@ -65,6 +65,27 @@ class DirectorySource:
         """Return where an object was written; one that the controllers added stands where its owner does."""
         owner = self._world.owners.get(ref)
         return self._tree.location(owner or ref, "" if owner else field)
+
+    def written(self, ref: Ref) -> RawObject | None:
+        """Return an object as its file holds it; None: it is in no file."""
+        return self._tree.objects.get(ref)
+
+    def put(self, ref: Ref, raw: RawObject) -> None:
+        """Write an object into its file (a new one gets a file of its own); a batch follows. EditError if it fails."""
+        self._look(edits.put(self.path, self._tree, ref, raw))
+
+    def remove(self, ref: Ref) -> None:
+        """Remove an object from its files; a batch follows. EditError if it fails."""
+        self._look(*edits.remove(self.path, self._tree, ref))
+
+    def _look(self, *paths: Path) -> None:
+        """Look at files at once, without waiting for the system to tell of them; one that we deleted is gone."""
+        for path in paths:
+            if path.exists():
+                self._hints.add(path)
+            elif path in self._tree.states:
+                self._gone[path] = -GONE_AFTER
+        self._wake.set()
 
     def set_ready(self, ready: Mapping[Key, bool]) -> None:
         """Take over which Pods are ready, as the process runtime saw it; a batch follows if that changes anything."""

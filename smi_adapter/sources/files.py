@@ -154,6 +154,11 @@ class Tree:
         groups = (self._problems, self._duplicates)
         return (*self._closed, *(item for group in groups for part in group.values() for item in part))
 
+    def definitions(self, ref: Ref) -> tuple[tuple[Path, Found], ...]:
+        """Return every place where an object is written, the one that counts first."""
+        holders = sorted(self._holders.get(ref, ()), key=lambda path: self._states[path].name)
+        return tuple((path, found) for path in holders for found in self._held[path][ref])
+
     def location(self, ref: Ref, field: str = "") -> Location | None:
         """Return where an object, and as near as can be said a field of it, was written."""
         if ref.kind == "File":
@@ -320,7 +325,7 @@ def _document(line: int, text: str, subject: Ref, known: Document | None) -> Doc
         moved = line - known.line
         return replace(known, line=line, found=tuple(item._replace(line=item.line + moved) for item in known.found))
     try:
-        found = tuple(item for parsed in parse(text) for item in _objects(parsed, line))
+        found = tuple(item for parsed in parse(text) for item in objects(parsed, line))
     except YamlError as error:
         at = line - 1 + error.line
         problem = finding("SMI0507", subject, "", f"{subject.name}:{at}: {error.reason}")
@@ -334,7 +339,7 @@ def _document(line: int, text: str, subject: Ref, known: Document | None) -> Doc
     return Document(line, text, good, problems, broken=bool(problems))
 
 
-def _objects(parsed: Parsed, line: int) -> Iterator[Found]:
+def objects(parsed: Parsed, line: int) -> Iterator[Found]:
     """Yield the objects of one value: itself, or the items of a `List`."""
     value: Any = parsed.value
     at = line - 1 + parsed.line

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smi_adapter import crds
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.mesh import Mesh, controller, ready, servers, settings
+from tests.cluster.mesh import Mesh, controller, install_crds, ready, servers, settings
 from tests.live.apps import http_app
 
 pytestmark = pytest.mark.live
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.live
 @pytest.fixture
 def mesh(api_server: ControlPlane, namespace: str, tmp_path: Path) -> Mesh:
     """Return a namespace with a proxied client and two plain versions of one Service."""
-    api_server.apply(*crds.definitions())
+    install_crds(api_server)
     made = Mesh(api_server, namespace, tmp_path)
     made.account("web")
     made.pod("web-1", "web", {"app": "web"})
