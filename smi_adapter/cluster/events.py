@@ -122,7 +122,6 @@ class EventRecorder:
 
     def _event(self, notice: Notice, namespace: str) -> dict[str, Any]:
         ref = notice.ref
-        version = notice.version or "v1alpha4"
         return {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
@@ -135,7 +134,7 @@ class EventRecorder:
             "note": notice.note,
             "type": "Warning",
             "regarding": {
-                "apiVersion": f"{ref.group}/{version}",
+                "apiVersion": notice.api_version,
                 "kind": ref.kind,
                 "namespace": ref.namespace,
                 "name": ref.name,
