@@ -30,9 +30,9 @@ from smi_adapter.cluster.reporting import Now, Reporting
 from smi_adapter.cluster.residents import Residents
 from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
+from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
 from smi_adapter.delivery.xds.types import short
-from smi_adapter.decode import RawObject
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity import Authority, Caller, Issuer
 from smi_adapter.mesh import AccessMode, Key
@@ -66,7 +66,7 @@ class ClusterView(Source, Protocol):
         """Return the seconds since the cache was last known to be current."""
         ...
 
-    def object(self, ref: Ref) -> RawObject | None:
+    def manifest(self, ref: Ref) -> RawObject | None:
         """Return an object with what tells one state of it from another: `uid`, `resourceVersion`, `status`."""
         ...
 
@@ -127,8 +127,10 @@ class Controller:
             async with asyncio.TaskGroup() as tasks:
                 core = self._core().items()
                 started = [tasks.create_task(self._for_ever(name, task), name=name) for name, task in core]
-                yield Ports(xds, health)
-                self._draining = self._ending = True  # not ready from now on
+                try:
+                    yield Ports(xds, health)
+                finally:
+                    self._draining = self._ending = True  # not ready from now on
                 for task in started:
                     if task.get_name() in _FOR_THE_LEADER:
                         task.cancel()
@@ -201,7 +203,7 @@ class Controller:
         self.residents.settle(compiled.translation.mesh, compiled.translation.workloads)
         if isinstance(compiled.rendered, XdsConfig):
             generation = self.server.publish(compiled.rendered)
-            told = {ref: raw and (self._source.object(ref) or raw) for ref, raw in batch.items()}
+            told = {ref: raw and (self._source.manifest(ref) or raw) for ref, raw in batch.items()}
             self._reporting.published(told, compiled.snapshot, compiled.translation, generation)
         self._changed_at = time.monotonic()
 
