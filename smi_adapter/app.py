@@ -1,22 +1,29 @@
 """The composition root: source -> decode -> translate -> render -> deliver, on one page. Read this first.
 
 `Compiler` is the whole pure middle: it keeps the last answer and moves it on by a set of changed objects; commands that
-only look at files use it alone. `local.py` puts a directory in front of it and real Envoys behind it. Settings become
-plain values here, and nowhere else.
+only look at files use it alone. `local.py` puts a directory in front of it and real Envoys behind it, `controller.py` a
+cluster in front of it and the cluster's Envoys behind it. Settings become plain values here, and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from smi_adapter import decode, translate
 from smi_adapter.backends import Backend, Change, Rendered, load
 from smi_adapter.backends.capabilities import Supported, supported
-from smi_adapter.findings import Finding, Ref, by_severity_then_object
+from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
 from smi_adapter.settings import Settings
+from smi_adapter.smi.objects import ACCESS_GROUP
 from smi_adapter.snapshot import EMPTY, Mode, Options, Profile, Snapshot
 from smi_adapter.translate import Translation
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +37,67 @@ class Compiled:
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what every stage has to say, each thing once, errors first."""
-        decoded = (item for found in self.snapshot.problems.values() for item in found)
-        everything = {*decoded, *self.translation.findings, *self.supported.findings, *self.rendered.findings}
-        return tuple(sorted(everything, key=by_severity_then_object))
+        return tuple(sorted(set(self.notes()), key=by_severity_then_object))
+
+    def notes(self) -> Iterator[Finding]:
+        """Yield the same in no order, one perhaps twice: sorting thousands takes longer than a push."""
+        for found in self.snapshot.problems.values():
+            yield from found
+        yield from self.translation.notes()
+        yield from self.supported.findings
+        yield from self.rendered.findings
 
 
 class Compiler:
-    """Turns changes of objects into configuration; the answer never depends on the path that led to it (ADR 3)."""
+    """Turns changes of objects into configuration; the answer never depends on the path that led to it (ADR 3).
 
-    def __init__(self, backend: Backend, options: Options) -> None:
+    `cluster`: the objects come from a cluster, where loopback addresses and our no-cluster annotations are refused.
+    """
+
+    def __init__(self, backend: Backend, options: Options, *, cluster: bool = False) -> None:
         self._backend = backend
         self._options = options
+        self._cluster = cluster
         self.current: Compiled | None = None
+        self.culprits: dict[Ref, Finding] = {}
+        """Objects that our own code failed on in `take`."""
 
     def apply(self, changes: Mapping[Ref, decode.RawObject | None]) -> Compiled:
         """Take changed objects (None: deleted) and return the new state; only what they touch is computed again."""
+        self.current = self.would(changes)
+        return self.current
+
+    def would(self, changes: Mapping[Ref, decode.RawObject | None]) -> Compiled:
+        """Return the state that the changes would lead to, and keep the present one: the webhook's question."""
         before = self.current
-        snapshot, changed = decode.apply(before.snapshot if before else EMPTY, changes)
+        snapshot, changed = decode.apply(before.snapshot if before else EMPTY, changes, cluster=self._cluster)
         translation = translate.translate(snapshot, self._options, before.translation if before else None, changed)
         services, workloads = translation.services, translation.workloads
         able = supported(translation.mesh, self._backend, before.supported if before else None, services, workloads)
         change = Change(before.supported.mesh, before.rendered, services, workloads) if before else None
-        self.current = Compiled(snapshot, translation, able, self._backend.render(able.mesh, change))
+        return Compiled(snapshot, translation, able, self._backend.render(able.mesh, change))
+
+    def take(self, changes: Mapping[Ref, decode.RawObject | None]) -> Compiled | None:
+        """Do as `apply` does, but never fail: an error of our own hurts only the object that led to it (D4).
+
+        Such an object keeps its last form, except that one about access then grants nothing. None only if the very
+        first batch has nothing that can be compiled.
+        """
+        for ref in changes:
+            self.culprits.pop(ref, None)
+        try:
+            return self.apply(changes)
+        except Exception:  # noqa: BLE001
+            _log.exception("internal error, please report it")
+        for ref, raw in sorted(changes.items()):
+            try:
+                self.apply({ref: raw})
+            except Exception as error:  # noqa: BLE001
+                words = f"{type(error).__name__} in our own code; it is left as it was"
+                self.culprits[ref] = finding("SMI0606", ref, "", words)
+                if ref.group == ACCESS_GROUP:
+                    with contextlib.suppress(Exception):
+                        self.apply({ref: None})
         return self.current
 
 
@@ -74,3 +120,12 @@ def options_of(settings: Settings, bundle: bytes = b"") -> Options:
 def backend_of(settings: Settings) -> Backend:
     """Return the selected backend; an unknown name is an error that lists the installed ones."""
     return load(settings.backend)
+
+
+async def until_stopped() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()

@@ -498,6 +498,27 @@ _ROWS: tuple[Code, ...] = (
     ),
     Code("SMI0902", "ClockSkew", _W, "Clocks differ by more than 60 s.", "Run NTP."),
     Code("SMI0903", "StaleCache", _W, "The controller's view of the API is old.", "Look at the API server."),
+    Code(
+        "SMI0904",
+        "NoAccess",
+        _E,
+        "The API server does not let the controller read a kind; it is not ready, or serves what it read before.",
+        "Give the controller's service account the rights get, list and watch for it.",
+    ),
+    Code(
+        "SMI0906",
+        "CertificateSecretUnusable",
+        _W,
+        "The Secret with the webhooks' certificates is gone or damaged; what is in memory is used.",
+        "Empty the Secret's data, and it is filled again.",
+    ),
+    Code(
+        "SMI0907",
+        "WebhookNotTrusted",
+        _W,
+        "A webhook configuration could not be given our certificate authority; the API server cannot call us.",
+        "Read the message; webhooks fail open, so nothing is held up.",
+    ),
 )
 
 CODES: Mapping[str, Code] = MappingProxyType({row.code: row for row in _ROWS})
@@ -506,14 +527,10 @@ RESERVED = frozenset(
     {
         "SMI0207",
         "SMI0309",
-        "SMI0502",
         "SMI0503",
-        "SMI0605",
         "SMI0704",
         "SMI0801",
-        "SMI0901",
         "SMI0902",
-        "SMI0903",
     }
 )
 """Codes that have their meaning already, but that nothing reports yet."""

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,12 +30,11 @@ from smi_adapter.embedded_api.reporting import Reporting
 from smi_adapter.embedded_api.server import ApiServer
 from smi_adapter.embedded_api.shelf import ShelfError
 from smi_adapter.embedded_api.store import Store
-from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding, printable
+from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
 from smi_adapter.identity.issuer import Issuer
 from smi_adapter.runfolder import lock, private_folder, status_socket
 from smi_adapter.settings import Settings
-from smi_adapter.smi.objects import ACCESS_GROUP
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
@@ -77,7 +75,6 @@ class LocalMesh:
         self._options = options
         self._started = time.time()
         self._changed = asyncio.Event()
-        self._culprits: dict[Ref, Finding] = {}
         self._said: frozenset[Finding] = frozenset()
         private_folder(options.state)
         self._socket = status_socket(options.state)
@@ -162,30 +159,12 @@ class LocalMesh:
                 gc.freeze()
 
     def _take(self, batch: Batch) -> None:
-        """Compile a batch and publish the result; an error of our own hurts only the object that led to it (D4)."""
+        """Compile a batch and publish the result."""
         if not batch and self.compiled is not None:
             return
-        for ref in batch:
-            self._culprits.pop(ref, None)
-        try:
-            self.compiled = self._compiler.apply(batch)
-        except Exception:  # noqa: BLE001
-            _log.exception("internal error, please report it")
-            self._take_one_by_one(batch)
+        self.compiled = self._compiler.take(batch)
         if self.compiled is not None and isinstance(self.compiled.rendered, XdsConfig):
             self._generation = self.server.publish(self.compiled.rendered)
-
-    def _take_one_by_one(self, batch: Batch) -> None:
-        """Find the objects that our code fails on: they keep their last form, but those about access grant nothing."""
-        for ref, raw in sorted(batch.items()):
-            try:
-                self.compiled = self._compiler.apply({ref: raw})
-            except Exception as error:  # noqa: BLE001
-                words = f"{type(error).__name__} in our own code; it is left as it was"
-                self._culprits[ref] = finding("SMI0606", ref, "", words)
-                if ref.group == ACCESS_GROUP:
-                    with contextlib.suppress(Exception):
-                        self.compiled = self._compiler.apply({ref: None})
 
     async def _listen(self) -> None:
         """Hand on what the runtime sees: readiness to the source, problems to the log."""
@@ -250,7 +229,7 @@ class LocalMesh:
     def findings(self) -> tuple[Finding, ...]:
         """Return all that is to be said now, by any stage, errors first."""
         compiled = self.compiled.findings() if self.compiled else ()
-        running = (*self.runtime.findings(), *self.server.findings(), *self._culprits.values())
+        running = (*self.runtime.findings(), *self.server.findings(), *self._compiler.culprits.values())
         found = {*self.source.findings(), *compiled, *running}
         return tuple(sorted(found, key=by_severity_then_object))
 
@@ -385,12 +364,3 @@ def _write_pair(folder: Path, pair: KeyPair) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         fresh.replace(folder / name)
-
-
-async def until_stopped() -> None:
-    """Wait for SIGINT or SIGTERM."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -27,6 +27,16 @@ def _comma_separated(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+Address: TypeAlias = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\[\]]*):[0-9]{1,5}$")]
+
+
+def host_and_port(address: Address) -> tuple[str, int]:
+    """Split `host:port`; the brackets of an IPv6 address go."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class Settings(BaseModel):
     """All settings of a run."""
 
@@ -40,6 +50,23 @@ class Settings(BaseModel):
         (), description="trust domains whose identities may be bound"
     )
     certificate_seconds: int = Field(86_400, ge=60, description="life of a workload's certificate, in seconds")
+
+    # What follows is for a cluster.
+    namespaces: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
+        (), description="the only namespaces to look at, with rights in these alone; none: all"
+    )
+    namespace_selector: str = Field("", description="labels of the namespaces to look at; none: all")
+    xds_address: Address = Field("0.0.0.0:18000", description="where proxies connect")
+    xds_service: str = Field("smi-adapter-xds", pattern=NAME, description="the Service in front of that port")
+    health_address: Address = Field("0.0.0.0:8080", description="where /healthz, /readyz and /metrics are")
+    authority_secret: str = Field("smi-adapter-ca", pattern=NAME, description="the Secret of the mesh's authority")
+    lease: str = Field("smi-adapter", pattern=NAME, description="the Lease of the replica that writes")
+    token_audience: str = Field("smi-adapter", min_length=1, description="whom proxies' tokens must be for")
+    check_peer_address: bool = Field(
+        default=True, description="whether a proxy must connect from its pod's address (off: behind a port-forward)"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="how log lines look")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="from which level on to log")
 
 
 def read(flags: Mapping[str, Any], config: Path | None = None) -> Settings:

@@ -22,7 +22,7 @@ MODULES: Final = (
     "translate/__init__", "translate/access", "smi/__init__", "smi/objects", "smi/wire", "smi/schema",
     "backends/__init__", "backends/envoy/__init__", "backends/envoy/routes", "backends/gateway_api",
     "envoy_api/__init__", "delivery/__init__", "delivery/xds/__init__", "sources/__init__", "sources/directory",
-    "identity/__init__", "identity/ca",
+    "identity/__init__", "identity/ca", "telemetry/__init__",
 )  # fmt: skip
 
 # What design.md allows and the contracts must go on allowing.
@@ -32,6 +32,9 @@ ALLOWED: Final = {
     "app": "from smi_adapter import backends, delivery, sources, translate",
     "delivery/xds/__init__": "import asyncio, grpc\nfrom smi_adapter import envoy_api, identity",
     "sources/directory": "import asyncio, watchfiles\nfrom smi_adapter import decode",
+    "telemetry/__init__": "import aiohttp, prometheus_client",
+    "controller": "from smi_adapter import app, cluster, delivery, identity, telemetry",
+    "cluster/__init__": "import aiohttp, kubernetes_asyncio\nfrom smi_adapter import decode, identity",
     "decode": "from smi_adapter import findings, snapshot\nfrom smi_adapter.smi import wire",
     "translate/access": "from smi_adapter import mesh, regex, snapshot\nfrom smi_adapter.smi import objects",
     "backends/envoy/routes": "from smi_adapter import envoy_api, findings, mesh, regex",

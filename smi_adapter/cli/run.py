@@ -1,23 +1,21 @@
-"""`smi-adapter run --source DIR`: serve a directory until somebody says stop."""
+"""`smi-adapter run`: serve a cluster, or with `--source` a directory, until somebody says stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
 from smi_adapter import settings
-from smi_adapter.embedded_api.access import AddressError, loopback
 from smi_adapter.identity.ca import AuthorityFileError
-from smi_adapter.local import LocalMesh, LocalOptions, until_stopped
 from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_folder
-from smi_adapter.sources.processes import EnvoyNotFoundError
 
 
 @click.command()
-@click.option("--source", required=True, type=click.Path(exists=True, path_type=Path), help="Directory of YAML.")
+@click.option("--source", type=click.Path(exists=True, path_type=Path), help="Directory of YAML, without a cluster.")
 @click.option(
     "--api",
     is_flag=False,
@@ -27,49 +25,90 @@ from smi_adapter.sources.processes import EnvoyNotFoundError
 )
 @click.option("--state", type=click.Path(path_type=Path), help="Folder for logs, keys and the status socket.")
 @click.option("--no-start", is_flag=True, help="Start proxies only; the applications are yours to start.")
+@click.option("--kubeconfig", help="Login file of the cluster (default: the pod's account, else kubectl's file).")
+@click.option("--context", help="Context of that file.")
+@click.option("--namespaces", help="The only namespaces to look at, comma-separated; rights in these are enough.")
+@click.option("--namespace-selector", help="Labels of the namespaces to look at, such as `mesh=on`.")
+@click.option("--xds-address", help="host:port where proxies connect (default 0.0.0.0:18000).")
+@click.option("--health-address", help="host:port of /healthz, /readyz and /metrics (default 0.0.0.0:8080).")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How log lines look.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which level on.")
 @click.option("--profile", type=click.Choice(["spec", "osm", "traefik", "nsm"]), help="Whose reading of SMI.")
 @click.option("--mode", type=click.Choice(["enforce", "audit", "permissive"]), help="What no rule allows is then ...")
 @click.option("--certificate-seconds", type=int, help="Life of a workload's certificate (default: a day).")
 @click.option("--config", type=click.Path(exists=True, path_type=Path), help="Settings as a TOML file.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
 def run(
-    source: Path,
+    source: Path | None,
     api: str | None,
     state: Path | None,
     no_start: bool,
-    profile: str | None,
-    mode: str | None,
-    certificate_seconds: int | None,
+    kubeconfig: str | None,
+    context: str | None,
     config: Path | None,
     quiet: bool,
+    **flags: Any,
 ) -> int:
-    """Serve a directory of Kubernetes and SMI YAML with real Envoys, without a cluster.
+    """Serve a cluster; or with --source a directory of YAML with real Envoys, without a cluster.
 
-    Every Pod (or replica of a Deployment) becomes local processes: its application, if the container has a command,
-    and an Envoy sidecar, on loopback addresses of their own. Save a file, and it is in effect. `smi-adapter status`
-    shows what runs; ^C stops all of it.
+    In a cluster this is the controller: it watches Services, Pods and SMI objects and configures the Envoy of every
+    pod that connects. Each replica serves proxies; settings may also come from SMI_ADAPTER_* variables.
+
+    With --source every Pod (or replica of a Deployment) becomes local processes: its application, if the container has
+    a command, and an Envoy sidecar, on loopback addresses of their own. Save a file, and it is in effect. `smi-adapter
+    status` shows what runs; ^C stops all of it.
     """
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     try:
-        chosen = settings.read({"profile": profile, "mode": mode, "certificate_seconds": certificate_seconds}, config)
-        if chosen.backend != "envoy":
+        chosen = settings.read({**flags, **({"log_level": "warning"} if quiet else {})}, config)
+        if chosen.backend != "envoy" and source is not None:
             raise click.UsageError("without a cluster only the backend envoy can be run; `translate` prints the others")
-        address = loopback(api) if api is not None else None
-        folder = state or state_folder(source)
-        asyncio.run(_serve(source, LocalOptions(chosen, folder, applications=not no_start, api=address)))
-    except (settings.SettingsError, AddressError) as error:
+        if source is None:
+            if state is not None or no_start or api is not None:
+                raise click.UsageError("--state, --no-start and --api are for --source")
+            return _cluster(chosen, kubeconfig, context)
+        if kubeconfig or context:
+            raise click.UsageError("--source is a world without a cluster: --kubeconfig and --context do not fit")
+        _directory(source, chosen, state or state_folder(source), api, applications=not no_start)
+    except settings.SettingsError as error:
         raise click.UsageError(str(error)) from error
-    except (AlreadyRunningError, AuthorityFileError, EnvoyNotFoundError, StateFolderError, FileNotFoundError) as error:
+    except (AlreadyRunningError, AuthorityFileError, StateFolderError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     return 0
 
 
-async def _serve(source: Path, options: LocalOptions) -> None:
-    async with LocalMesh(source, options).running() as mesh:
-        click.echo(f"serving {mesh.path}; logs are in {options.state}; ^C stops", err=True)
-        if options.api:
-            click.echo(mesh.export)
-        await until_stopped()
+def _directory(source: Path, chosen: settings.Settings, state: Path, api: str | None, *, applications: bool) -> None:
+    from smi_adapter.app import until_stopped  # noqa: PLC0415 - not needed in a cluster
+    from smi_adapter.embedded_api.access import AddressError, loopback  # noqa: PLC0415
+    from smi_adapter.local import LocalMesh, LocalOptions  # noqa: PLC0415
+    from smi_adapter.sources.processes import EnvoyNotFoundError  # noqa: PLC0415
+
+    level = chosen.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+    async def serve() -> None:
+        address = loopback(api) if api is not None else None
+        options = LocalOptions(chosen, state, applications=applications, api=address)
+        async with LocalMesh(source, options).running() as mesh:
+            click.echo(f"serving {mesh.path}; logs are in {state}; ^C stops", err=True)
+            if options.api:
+                click.echo(mesh.export)
+            await until_stopped()
+
+    try:
+        asyncio.run(serve())
+    except AddressError as error:
+        raise click.UsageError(str(error)) from error
+    except EnvoyNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _cluster(chosen: settings.Settings, kubeconfig: str | None, context: str | None) -> int:
+    from smi_adapter import controller, telemetry  # noqa: PLC0415 - not needed without a cluster
+
+    telemetry.configure(chosen.log_format, chosen.log_level)
+    try:
+        asyncio.run(controller.serve(chosen, kubeconfig, context))
+    except controller.CannotStartError as error:
+        raise click.ClickException(str(error)) from error
+    return 0

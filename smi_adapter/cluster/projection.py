@@ -31,7 +31,7 @@ class NotJSONError(ValueError):
     """An answer that is no JSON document of the expected kind: cut off, or not from an API server."""
 
 
-Kept: TypeAlias = "msgspec.Struct | dict[str, Any]"
+Kept: TypeAlias = msgspec.Struct | dict[str, Any]
 """What is kept of an object: equal if nothing that matters changed. `Projection.raw` turns it into a manifest."""
 
 
@@ -85,17 +85,18 @@ class _RawEvent(msgspec.Struct):
     object: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Head(msgspec.Struct):
+class Head(msgspec.Struct):
     """What names an object."""
 
-    class Meta(msgspec.Struct):
-        name: str = ""
-        namespace: str = ""
-        uid: str = ""
-        resourceVersion: str = ""  # noqa: N815
-        annotations: Mapping[str, Any] | None = None
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""  # noqa: N815
+    annotations: Mapping[str, Any] | None = None
 
-    metadata: Meta = msgspec.field(default_factory=Meta)
+
+class _Headed(msgspec.Struct):
+    metadata: Head = msgspec.field(default_factory=Head)
 
 
 class _Error(msgspec.Struct):
@@ -136,7 +137,7 @@ def _lean_namespace(item: Any) -> Any:
 
 
 def _lean_account(item: Any) -> Any:
-    return replace(item, metadata=_ItemMeta(item.metadata.name, item.metadata.namespace))
+    return replace(item, metadata=_ItemMeta(item.metadata.name, item.metadata.namespace, uid=item.metadata.uid))
 
 
 def _lean_service(item: Any) -> Any:
@@ -153,7 +154,8 @@ def _lean_pod(item: Any) -> Any:
     if status is not None:
         ready = [condition for condition in status.conditions or () if condition.type == "Ready"]
         status = replace(status, conditions=ready or None)
-    return replace(item, metadata=_lean_meta(item.metadata, item.metadata.labels), status=status)
+    lean = replace(_lean_meta(item.metadata, item.metadata.labels), uid=item.metadata.uid)
+    return replace(item, metadata=lean, status=status)
 
 
 _FORMS: Mapping[tuple[str, str], tuple[type[Any], Callable[[Any], Any]]] = MappingProxyType(
@@ -196,10 +198,10 @@ class Projection:
                 return Page(items, page.metadata.resourceVersion, page.metadata.token)
         try:
             raw = msgspec.json.decode(content, type=_RawPage)
-            return Page([self._item(one) for one in raw.items or ()], raw.metadata.resourceVersion, raw.metadata.token)
+            return Page([self.item(one) for one in raw.items or ()], raw.metadata.resourceVersion, raw.metadata.token)
         except RecursionError:
             head = msgspec.json.decode(_pruned(content, 2), type=_RawPage).metadata
-            return Page([self._item(one) for one in _items(content)], head.resourceVersion, head.token)
+            return Page([self.item(one) for one in _items(content)], head.resourceVersion, head.token)
         except (msgspec.MsgspecError, ValueError) as error:
             raise NotJSONError(f"the list of {self._resource.plural} can't be read: {error}") from error
 
@@ -218,10 +220,10 @@ class Projection:
         if raw.type == "BOOKMARK":
             head = _head(content)
             return Event("BOOKMARK", head.resourceVersion, complete=END_OF_LIST in (head.annotations or {}))
-        item = self._item(content)
+        item = self.item(content)
         return Event(raw.type, item.version, item)
 
-    def _item(self, content: bytes | msgspec.Raw) -> Item:
+    def item(self, content: bytes | msgspec.Raw) -> Item:
         """Read one object: its projection, else all of it (for `decode` to say what is wrong), else a stand-in."""
         try:
             return self._one(content)
@@ -231,7 +233,7 @@ class Projection:
             return self._whole(content)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             deep = isinstance(error, RecursionError)
-            return self._stand_in(_head(content), "it is nested too deeply" if deep else str(error))
+            return self.stand_in(_head(content), "it is nested too deeply" if deep else str(error))
 
     def _projected(self, content: bytes | msgspec.Raw) -> Item:
         return self._kept(self._typed.decode(content))
@@ -260,7 +262,8 @@ class Projection:
         value |= {"apiVersion": self._resource.api_version, "kind": self._resource.kind, "metadata": shown}
         return Item(str(shown.get("namespace") or ""), str(shown.get("name") or ""), version, uid, value, status)
 
-    def _stand_in(self, head: _Head.Meta, why: str) -> Item:
+    def stand_in(self, head: Head, why: str) -> Item:
+        """Return what stands for an object that can't be read; `decode` makes a finding of it."""
         value = {
             "apiVersion": self._resource.api_version,
             "kind": self._resource.kind,
@@ -270,12 +273,12 @@ class Projection:
         return Item(head.namespace, head.name, head.resourceVersion, head.uid, value)
 
 
-def _head(content: bytes | msgspec.Raw) -> _Head.Meta:
+def _head(content: bytes | msgspec.Raw) -> Head:
     """Return what names an object, whatever else is wrong with it."""
     try:
-        return msgspec.json.decode(content, type=_Head).metadata
+        return msgspec.json.decode(content, type=_Headed).metadata
     except RecursionError:
-        return msgspec.json.decode(_pruned(bytes(content), 3), type=_Head).metadata
+        return msgspec.json.decode(_pruned(bytes(content), 3), type=_Headed).metadata
 
 
 def _error(content: bytes) -> Event:

@@ -69,10 +69,11 @@ class Reflector:
         silence: float = SILENCE,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        store: Store | None = None,
     ) -> None:
         self.resource = resource
         self.namespace = namespace
-        self.store = Store(identified=resource.kind not in {"Pod", "EndpointSlice", "ServiceAccount"})
+        self.store = store or Store(identified=resource.kind not in {"Pod", "EndpointSlice", "ServiceAccount"})
         self.projection = Projection(resource)
         self.synced = asyncio.Event()
         self.lists = 0
@@ -270,6 +271,8 @@ class Reflector:
         changes = self.store.replace(items)
         self.synced.set()
         self._tell(changes)
+        if not changes:  # an empty list too may be the one that the first build waits for
+            self._changed(self, {})
 
     def _tell(self, changes: Changes) -> None:
         if changes:

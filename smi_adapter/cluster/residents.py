@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from smi_adapter.decode import RawObject
 from smi_adapter.findings import Ref
-from smi_adapter.mesh import Key
+from smi_adapter.mesh import Key, Mesh
 
 _OVER = frozenset({"Succeeded", "Failed"})
 
@@ -40,11 +40,13 @@ class Resident(NamedTuple):
 
 
 class Residents:
-    """All pods by name, and the UIDs of all ServiceAccounts."""
+    """All pods by name, the workload that each is in, and the UIDs of all ServiceAccounts."""
 
     def __init__(self) -> None:
         self.pods: dict[Key, Resident] = {}
         self.accounts: dict[Key, str] = {}
+        self._workload_of: dict[Key, Key] = {}
+        self._pods_of: dict[Key, tuple[Key, ...]] = {}
 
     def follow(self, batch: Mapping[Ref, RawObject | None]) -> None:
         """Take a batch of changed objects (None: deleted); other kinds are passed over."""
@@ -62,6 +64,24 @@ class Residents:
                     self.accounts.pop(key, None)
                 else:
                     self.accounts[key] = _text(_part(raw, "metadata").get("uid"))
+
+    def settle(self, mesh: Mesh, workloads: Iterable[Key]) -> None:
+        """Follow the mesh in which of these workloads each pod is; one that is not in the mesh any more is emptied."""
+        changed = tuple(workloads)
+        for workload in changed:
+            for pod in self._pods_of.pop(workload, ()):
+                if self._workload_of.get(pod) == workload:
+                    del self._workload_of[pod]
+        for workload in changed:
+            found = mesh.workloads.get(workload)
+            if found is not None:
+                pods = tuple((workload[0], instance.name) for instance in found.instances)
+                self._pods_of[workload] = pods
+                self._workload_of.update(dict.fromkeys(pods, workload))
+
+    def workload_of(self, pod: Key) -> Key | None:
+        """Return the workload that a pod is in."""
+        return self._workload_of.get(pod)
 
 
 def _part(raw: object, name: str = "") -> Mapping[str, Any]:

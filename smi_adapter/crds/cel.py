@@ -24,6 +24,11 @@ def rules(schema: Schema) -> list[Rule]:
     return list(_rules(schema))
 
 
+def whole_number(schema: Schema) -> Rule:
+    """Return the rule for a value of two possible types that has to be an integer."""
+    return _rule("type(self) == int", schema["x-smi-code"], f"must be {schema['title']}")
+
+
 def _rules(schema: Schema) -> Iterator[Rule]:
     if "oneOf" in schema:
         branches = [condition(branch) for branch in schema["oneOf"]]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from smi_adapter.crds import cel
+from smi_adapter.smi import quantity
 
 Schema: TypeAlias = Mapping[str, Any]
 
@@ -62,12 +63,20 @@ def _untyped(schema: Schema) -> dict[str, Any]:
 
 
 def _int_or_string(schema: Schema) -> dict[str, Any]:
-    """Join the bounds of both types: each of them judges the values of its own type only."""
+    """Let both types through, and join their bounds: each of them judges the values of its own type only.
+
+    A schema that knows the extension but allows integers alone is that of a later version. Its type may not say so:
+    server-side apply breaks with an error 500, for any writer and through any version, as soon as a stored value does
+    not have the type of a version that somebody ever applied. So the type is that of all versions, and a rule refuses
+    what is new; the API server asks rules about changed values only.
+    """
     form: dict[str, Any] = {"description": schema["description"], "x-kubernetes-int-or-string": True}
-    form["anyOf"] = [{"type": branch["type"]} for branch in schema["anyOf"]]
-    for branch in schema["anyOf"]:
+    form["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    for branch in schema.get("anyOf", [schema]):
         form |= {keyword: branch[keyword] for keyword in _SAME if keyword in branch and keyword != "type"}
         _nothing_lost(branch, {*form, "type"})
+    if "anyOf" not in schema:
+        form |= {"maxLength": quantity.MAX_LENGTH, "x-kubernetes-validations": [cel.whole_number(schema)]}
     return form
 
 

@@ -234,17 +234,25 @@ class PodForm(Form, frozen=True):
 
 
 class ClusterPodSpec(Form, frozen=True):
-    """What `decode` reads of a Pod's `spec`; in a cluster nobody here starts its containers."""
+    """What `decode` reads of a Pod's `spec`; in a cluster nobody here starts its containers. The node is for X4."""
 
     containers: list[ContainerPorts] | None = None
+    node_name: Text = None
     service_account_name: Text = None
     service_account: Text = None
 
 
+class PodAddress(Form, frozen=True):
+    """One entry of a Pod's `status.podIPs`."""
+
+    ip: Text = None
+
+
 class ClusterPodStatus(Form, frozen=True):
-    """What `decode` reads of a Pod's `status`."""
+    """What `decode` reads of a Pod's `status`, and all addresses that its proxy may connect from (X4)."""
 
     pod_ip: Text = msgspec.field(default=None, name="podIP")
+    pod_ips: list[PodAddress] | None = msgspec.field(default=None, name="podIPs")
     phase: Text = None
     conditions: list[Condition] | None = None
 

@@ -20,11 +20,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from smi_adapter.app import until_stopped
 from smi_adapter.demo.experiments import EXPERIMENTS, START, Experiment, nothing_fails
 from smi_adapter.demo.table import lines, rows, table
 from smi_adapter.demo.traffic import SOLD, Traffic, Window
 from smi_adapter.findings import Severity
-from smi_adapter.local import LocalMesh, LocalOptions, until_stopped
+from smi_adapter.local import LocalMesh, LocalOptions
 from smi_adapter.runfolder import state_folder
 from smi_adapter.settings import Settings
 

@@ -112,7 +112,7 @@ def _event(notice: Notice, moment: str) -> dict[str, Any]:
         "note": notice.note,
         "type": "Warning",
         "regarding": {
-            "apiVersion": f"{ref.group}/{notice.version or 'v1alpha4'}",
+            "apiVersion": notice.api_version,
             "kind": ref.kind,
             "namespace": ref.namespace,
             "name": ref.name,

@@ -49,6 +49,10 @@ class Issuer:
         """Return when the first pair is due; None if there is none."""
         return min(map(renewal_time, self._pairs.values()), default=None)
 
+    def first_expiry(self) -> float | None:
+        """Return when the first certificate expires; None if there is none."""
+        return min((pair.expires_at for pair in self._pairs.values()), default=None)
+
     def forget(self, identity: str, holder: str = "") -> None:
         """Drop a key that nobody uses any more."""
         self._pairs.pop((identity, holder), None)

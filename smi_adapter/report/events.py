@@ -27,7 +27,7 @@ class Notice:
 
     ref: Ref
     uid: str
-    version: str
+    api_version: str
     name: str
     reason: str
     note: str
@@ -36,10 +36,11 @@ class Notice:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was said of one finding of one object."""
+    """One finding of one object: since when it is there, how often it was told, and when last."""
 
-    count: int
-    at: float
+    since: float
+    count: int = 0
+    at: float = 0.0
     present: bool = True
 
 
@@ -53,12 +54,17 @@ class _OfObject:
 
 
 class EventBook:
-    """Remembers what was said about each object."""
+    """Remembers what was said about each object. What is gone again within `settle` seconds is not worth an Event."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle: float = 1.0) -> None:
+        self.unsettled = False
+        """Whether something was seen that will be told when it is still there `settle` seconds later."""
+        self._settle = settle
         self._objects: dict[str, _OfObject] = {}
 
-    def notices(self, ref: Ref, uid: str, version: str, findings: Iterable[Finding], now: float) -> tuple[Notice, ...]:
+    def notices(
+        self, ref: Ref, uid: str, api_version: str, findings: Iterable[Finding], now: float
+    ) -> tuple[Notice, ...]:
         """Return what to send, given all that is to be said about an object now.
 
         Errors and warnings only. A finding that stays is told again twice an hour, as the API forgets Events after
@@ -68,7 +74,7 @@ class EventBook:
         for item in dict.fromkeys(findings):
             if item.severity is not Severity.INFO:
                 of_code.setdefault(item.code, []).append(item)
-        told = {notice.name: notice for notice in (_notice(ref, uid, version, same) for same in of_code.values())}
+        told = {notice.name: notice for notice in (_notice(ref, uid, api_version, same) for same in of_code.values())}
         known = self._objects.get(uid)
         if known is None:
             if not told:
@@ -79,19 +85,25 @@ class EventBook:
         return tuple(self._due(known, told, now))
 
     def _due(self, known: _OfObject, told: dict[str, Notice], now: float) -> Iterable[Notice]:
-        for name, seen in known.seen.items():
+        for name, seen in list(known.seen.items()):
             if name not in told:
                 seen.present = False
+                if not seen.count:
+                    del known.seen[name]
         for name, notice in told.items():
-            seen_before = known.seen.get(name)
-            if seen_before is not None and seen_before.present and now - seen_before.at < _AGAIN:
+            seen = known.seen.setdefault(name, _Seen(now))
+            if not seen.present:
+                seen.since, seen.present = now, True
+            if seen.count and seen.at >= seen.since and now - seen.at < _AGAIN:
+                continue
+            if now - seen.since < self._settle:
+                self.unsettled = True
                 continue
             if known.tokens < 1:
                 continue  # it is looked at again, and told when the object may speak again
             known.tokens -= 1
-            count = seen_before.count + 1 if seen_before is not None else 1
-            known.seen[name] = _Seen(count, now)
-            yield Notice(notice.ref, notice.uid, notice.version, name, notice.reason, notice.note, count)
+            seen.count, seen.at = seen.count + 1, now
+            yield Notice(notice.ref, notice.uid, notice.api_version, name, notice.reason, notice.note, seen.count)
         while len(known.seen) > 10 * _BURST:
             del known.seen[next(iter(known.seen))]
 
@@ -101,14 +113,14 @@ class EventBook:
             self._objects.pop(uid, None)
 
 
-def _notice(ref: Ref, uid: str, version: str, same: list[Finding]) -> Notice:
+def _notice(ref: Ref, uid: str, api_version: str, same: list[Finding]) -> Notice:
     """Make the Event of all findings of one code: the first one's words, and how many there are."""
     item = same[0]
     where = f"{item.field}: " if item.field else ""
     more = f" ({len(same) - 1} more like this.)" if len(same) > 1 else ""
     note = cut(f"{item.code}: {where}{item.message.rstrip('.')}.{more} {item.hint}")
     digest = blake2b(f"{uid} {item.code} {note}".encode(), digest_size=8).hexdigest()
-    return Notice(ref, uid, version, f"{ref.name[:200].rstrip('.-')}.{digest}", item.name, note)
+    return Notice(ref, uid, api_version, f"{ref.name[:200].rstrip('.-')}.{digest}", item.name, note)
 
 
 def cut(text: str) -> str:

@@ -12,23 +12,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from smi_adapter.decode import RawObject
-from smi_adapter.findings import Finding, Ref
-from smi_adapter.mesh import Match, Mesh, Service, Workload
+from smi_adapter.findings import Finding, Ref, by_severity_then_object
+from smi_adapter.mesh import Mesh
 from smi_adapter.report.conditions import PROGRAMMED, Condition, ObjectStatus, conditions_of
+from smi_adapter.report.links import Links
 from smi_adapter.report.standing import Fleet, Standing, Tally
 from smi_adapter.smi import schema
-from smi_adapter.smi.objects import (
-    ACCESS_GROUP,
-    SPECS_GROUP,
-    SPLIT_GROUP,
-    IdentitySubject,
-    Key,
-    TrafficSplit,
-    TrafficTarget,
-)
+from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP, SPLIT_GROUP, Key
 from smi_adapter.snapshot import EMPTY, Snapshot
 
 SMI_GROUPS: Final = frozenset({SPLIT_GROUP, SPECS_GROUP, ACCESS_GROUP})
@@ -49,13 +42,16 @@ _UNUSED: Final = Condition(PROGRAMMED, True, "NotReferenced", "Nothing refers to
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An SMI object as it lies in the API. `version`: the newest one under which our schema takes it as it is."""
+    """An SMI object as it lies in the API: `api_version` is the one that it was read in.
+
+    `version`: the newest one under which our schema takes it as it is, "" if none does.
+    """
 
     ref: Ref
     uid: str
     generation: int
     version: str
-    resource_version: str = ""
+    api_version: str = ""
     paused: bool = False
 
 
@@ -81,6 +77,7 @@ class Reporter:
         self._marks: dict[Ref, int] = {}
         self._said: dict[Ref, tuple[Finding, ...]] = {}
         self._had_proxies: set[Key] = set()
+        self._links = Links()
         self.tally = Tally()
 
     # ------------------------------------------------------------------------------------------------ what happens
@@ -99,23 +96,25 @@ class Reporter:
         for ref, raw in batch.items():
             if ref.group not in SMI_GROUPS or ref.kind not in _TABLES:
                 continue
+            was, now = _object(before, ref), _object(snapshot, ref)
+            if was is not now:
+                self._links.object_changed(ref, was, now)
             if raw is None:
                 for table in (self.subjects, self._marks, self._said):
                     table.pop(ref, None)
                 continue
             known = self.subjects.get(ref)
             self.subjects[ref] = subject = subject_of(ref, raw)
-            new = known is None or (known.uid, known.generation) != (subject.uid, subject.generation)
-            if new or _object(before, ref) is not _object(snapshot, ref):
+            if was is not now or known is None or (known.uid, known.generation) != (subject.uid, subject.generation):
                 self._marks[ref] = generation
         services, workloads = touched or (old.services.keys() | mesh.services.keys(), None)
         for key in services:
-            self._mark(_of_service(old.services.get(key)) ^ _of_service(mesh.services.get(key)))
+            self._mark(self._links.service_changed(key, old.services.get(key), mesh.services.get(key)))
         for name in workloads if workloads is not None else old.workloads.keys() | mesh.workloads.keys():
-            self._mark(_of_workload(old.workloads.get(name)) ^ _of_workload(mesh.workloads.get(name)))
+            self._mark(self._links.workload_changed(name, old.workloads.get(name), mesh.workloads.get(name)))
 
-    def _mark(self, nodes: Iterable[tuple[Ref, Any]]) -> None:
-        for ref, _ in nodes:
+    def _mark(self, refs: Iterable[Ref]) -> None:
+        for ref in refs:
             if ref in self.subjects:
                 self._marks[ref] = self._generation
 
@@ -127,24 +126,24 @@ class Reporter:
         acknowledged: Mapping[Key, tuple[int, ...]] | int,
         elsewhere: Iterable[Tally] = (),
     ) -> Iterator[Report]:
-        """Yield a report of every object, sorted; the caller may stop for a while between any two.
+        """Yield a report of every object; the caller may do something else for a while between any two.
 
         `acknowledged`: generations by workload, from the ADS server; for a backend without proxies the last generation
         that was applied. `elsewhere`: the tallies of the other replicas. Afterwards `tally` is that of this replica.
         """
-        of_object: defaultdict[Ref, list[Finding]] = defaultdict(list)
+        of_object: defaultdict[Ref, set[Finding]] = defaultdict(set)
         for item in findings:
             if item.subject in self.subjects:
-                of_object[item.subject].append(item)
+                of_object[item.subject].add(item)
         others = tuple(elsewhere)
-        view = _View(self._mesh, self._snapshot, acknowledged, others, self._had_proxies)
+        view = _View(self._mesh, self._snapshot, self._links, acknowledged, others, self._had_proxies)
         if not isinstance(acknowledged, int):
             self._had_proxies.update(acknowledged)
         generation = self._generation
         observed: dict[Ref, int] = {}
         waiting: dict[Ref, int] = {}
-        for ref, subject in sorted(self.subjects.items()):
-            found = tuple(of_object.get(ref, ()))
+        for ref, subject in list(self.subjects.items()):
+            found = tuple(sorted(of_object.get(ref, ()), key=by_severity_then_object))
             if self._said.get(ref, ()) != found:
                 self._said[ref] = found
                 self._marks[ref] = generation
@@ -179,35 +178,22 @@ def _elsewhere(programmed: Condition, subject: Subject, others: Iterable[Tally])
 
 
 class _View:
-    """Answers for one walk over the objects: indexes are made once."""
+    """Answers for one walk over the objects."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - all that an answer depends on
         self,
         mesh: Mesh,
         snapshot: Snapshot,
+        links: Links,
         acknowledged: Mapping[Key, tuple[int, ...]] | int,
         elsewhere: Iterable[Tally],
         had_proxies: set[Key],
     ) -> None:
         self._mesh = mesh
-        self._snapshot = snapshot
+        self._links = links
         self._applied = acknowledged if isinstance(acknowledged, int) else None
         reached = {} if isinstance(acknowledged, int) else acknowledged
         self._fleet = Fleet(mesh, snapshot, reached, elsewhere, had_proxies)
-        self._guards: defaultdict[Ref, dict[Key, None]] = defaultdict(dict)
-        self._sources: defaultdict[Ref, set[str]] = defaultdict(set)
-        for key, workload in mesh.workloads.items():
-            for port in workload.ports:
-                for rule in port.rules:
-                    self._guards[rule.origin][key] = None
-                    self._sources[rule.origin].update(principal.identity for principal in rule.principals)
-        self._roots: defaultdict[Ref, dict[Key, None]] = defaultdict(dict)
-        for name, service in mesh.services.items():
-            for service_port in service.ports:
-                for route in service_port.routes:
-                    if route.origin is not None:
-                        self._roots[route.origin][name] = None
-        self._users = _users(snapshot)
 
     def programmed(self, ref: Ref, mark: int) -> tuple[Standing, Condition]:
         """Say whether what an object's last change led to is in force."""
@@ -227,17 +213,20 @@ class _View:
 
     def _split(self, ref: Ref, mark: int) -> Standing:
         standing = Standing()
-        for root in self._roots.get(ref, ()):
-            standing += self._fleet.callers(self._mesh.services[root].callers, mark)
+        for root in self._links.roots.get(ref, ()):
+            service = self._mesh.services.get(root)
+            if service is not None:
+                standing += self._fleet.callers(service.callers, mark)
         return standing
 
     def _target(self, ref: Ref, mark: int) -> Standing:
-        doors = self._guards.get(ref, {})
-        callers = [key for key in self._fleet.of(self._sources.get(ref, ())) if key not in doors]
+        doors = self._links.doors.get(ref, {})
+        sources = frozenset().union(*doors.values())
+        callers = [key for key in self._fleet.of(sources) if key not in doors]
         return self._fleet.workloads(doors, mark, required=True) + self._fleet.workloads(callers, mark)
 
     def _target_condition(self, ref: Ref, mark: int) -> tuple[Standing, Condition]:
-        if ref not in self._guards:
+        if ref not in self._links.doors:
             words = "It opens no port: no pod runs as the destination, or nothing in it resolves."
             return Standing(), _no_effect("GrantsNothing", words)
         standing = self._target(ref, mark)
@@ -246,7 +235,7 @@ class _View:
 
     def _shared(self, ref: Ref, mark: int) -> tuple[Standing, Condition]:
         """Answer for what splits and targets refer to: with the proxies of all of these."""
-        users = self._users.get(ref)
+        users = self._links.users.get(ref)
         if not users:
             return Standing(), _UNUSED
         standing = Standing()
@@ -291,7 +280,7 @@ def subject_of(ref: Ref, raw: RawObject) -> Subject:
         str(metadata.get("uid") or ""),
         generation if isinstance(generation, int) else 0,
         version_for(ref, raw),
-        str(metadata.get("resourceVersion") or ""),
+        str(raw.get("apiVersion") or ""),
         isinstance(annotations, Mapping) and annotations.get(PAUSED) == "true",
     )
 
@@ -315,56 +304,3 @@ def version_for(ref: Ref, raw: RawObject) -> str:
 def _object(snapshot: Snapshot, ref: Ref) -> object:
     table: Mapping[Key, object] = getattr(snapshot, _TABLES[ref.kind])
     return table.get((ref.namespace, ref.name))
-
-
-def _of_service(service: Service | None) -> set[tuple[Ref, Any]]:
-    """Return what objects led to in a Service: its routes, and who may call it; endpoints come and go by themselves."""
-    nodes: set[tuple[Ref, Any]] = set()
-    for port in service.ports if service is not None else ():
-        for route in port.routes:
-            if route.origin is not None and service is not None:
-                nodes.add((route.origin, (port.number, port.protocol, route, service.callers)))
-                nodes.update((origin, match) for origin, match in _origins(route.matches))
-    return nodes
-
-
-def _of_workload(workload: Workload | None) -> set[tuple[Ref, Any]]:
-    nodes: set[tuple[Ref, Any]] = set()
-    for port in workload.ports if workload is not None else ():
-        for rule in port.rules:
-            nodes.add((rule.origin, (port.number, port.protocol, rule)))
-            nodes.update(_origins(rule.matches))
-    return nodes
-
-
-def _origins(matches: tuple[Match, ...] | None) -> Iterator[tuple[Ref, Match]]:
-    for match in matches or ():
-        if match.origin is not None:
-            yield match.origin, match
-
-
-def _users(snapshot: Snapshot) -> Mapping[Ref, list[Ref]]:
-    """Return which splits and targets refer to each group, route and binding."""
-    users: defaultdict[Ref, list[Ref]] = defaultdict(list)
-    for split in snapshot.splits.values():
-        for ref in _named_by_split(split):
-            users[ref].append(split.ref)
-    for target in snapshot.targets.values():
-        for ref in _named_by_target(target):
-            users[ref].append(target.ref)
-    return users
-
-
-def _named_by_split(split: TrafficSplit) -> set[Ref]:
-    return {Ref("HTTPRouteGroup", split.meta.namespace, name, SPECS_GROUP) for name in split.matches}
-
-
-def _named_by_target(target: TrafficTarget) -> set[Ref]:
-    namespace = target.meta.namespace
-    rules = {Ref(rule.kind, namespace, rule.name, SPECS_GROUP) for rule in target.rules}
-    subjects: tuple[IdentitySubject, ...] = (target.destination, *target.sources)
-    return rules | {
-        Ref(subject.kind, subject.namespace or namespace, subject.name, ACCESS_GROUP)
-        for subject in subjects
-        if subject.kind == "IdentityBinding"
-    }

@@ -7,7 +7,7 @@ changed (`incremental`), everything else is shared with the last translation, ob
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -118,8 +118,13 @@ class Translation:
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """Return what translation has to say, each thing once, the worst first; made when first asked for."""
-        parts = (items for of_step in self._state.findings.values() for items in of_step.values())
-        return tuple(sorted({item for items in parts for item in items}, key=by_severity_then_object))
+        return tuple(sorted(set(self.notes()), key=by_severity_then_object))
+
+    def notes(self) -> Iterator[Finding]:
+        """Yield the findings as they come, one perhaps twice: for who does not need their order."""
+        for of_step in self._state.findings.values():
+            for items in of_step.values():
+                yield from items
 
 
 def findings_of(translation: Translation) -> tuple[Finding, ...]:

@@ -14,12 +14,11 @@ import itertools
 import json
 import os
 import random
-import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,9 +26,9 @@ from typing import Any, Final, Protocol, Self
 
 import yaml
 
-from smi_adapter.sources import leash
 from tests.cluster.addresses import Addresses
 from tests.cluster.pki import Authority, new_key, private_pem, public_pem
+from tests.cluster.program import Program, ProgramError
 from tests.tools import binary
 
 PORT: Final = 6443
@@ -51,10 +50,6 @@ rules:
 """
 
 
-class ControlPlaneError(AssertionError):
-    """A part did not start or answer; the message ends with the tail of its log."""
-
-
 class RequestError(Exception):
     """The API server refused a request of the test itself."""
 
@@ -64,77 +59,11 @@ class RequestError(Exception):
         self.body = body
 
 
-class Program:
-    """One process of the control plane, with its log."""
-
-    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
-        self.name = name
-        self.command = list(command)
-        self.log_path = folder / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, tied to this process. Call it in the main thread: the kernel's tie is to the thread."""
-        if self.is_running():
-            return
-        tied = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *self.command]
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(tied, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def stop(self, kill: bool = False, patience: float = 30.0) -> None:  # noqa: FBT002
-        """Stop it by its pid and wait for its end; it is killed if it does not obey in time."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGCONT)  # a frozen one can't obey
-        if kill:
-            self._process.kill()
-        else:
-            self._process.terminate()
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def freeze(self) -> None:
-        """Stop it where it is: connections stay open and nothing answers."""
-        self._running().send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        self._running().send_signal(signal.SIGCONT)
-
-    @property
-    def pid(self) -> int:
-        """Return its process id."""
-        return self._running().pid
-
-    def is_running(self) -> bool:
-        """Tell whether it was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def log(self) -> str:
-        """Return what it has written."""
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
-
-    def check(self) -> None:
-        """Fail if it has ended by itself."""
-        if not self.is_running():
-            raise ControlPlaneError(f"{self.name} has ended\n{self.tail()}")
-
-    def tail(self) -> str:
-        """Return the last lines of its log."""
-        return "\n".join(self.log().splitlines()[-30:])
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise ControlPlaneError(f"{self.name} is not running")
-        return self._process
-
-
 class ControlPlane:
-    """A running control plane; use it as a context manager or through the fixtures of tests/apiserver/conftest.py."""
+    """A running control plane; use it as a context manager or through the fixtures of tests/apiserver/conftest.py.
+
+    Its methods block. A test with a server in its own event loop calls them by `asyncio.to_thread`.
+    """
 
     def __init__(
         self, folder: Path, *, controller_manager: bool = False, arguments: Sequence[str] = (), host: str = ""
@@ -151,8 +80,8 @@ class ControlPlane:
             Program("kube-controller-manager", self._controllers_command(), folder) if controller_manager else None
         )
         self._connection: http.client.HTTPSConnection | None = None
-        self._trust = ssl.create_default_context(cadata=self._authority.pem.decode())
-        self._trust.load_cert_chain(folder / "user-admin.crt", folder / "user-admin.key")
+        self._trust = self.tls("admin", ADMINS)
+        self._asking = threading.Lock()
         self._addresses: Addresses | None = None
         self._names = itertools.count(1)
 
@@ -211,17 +140,23 @@ class ControlPlane:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
-                raise ControlPlaneError(f"waited {timeout:.0f} s in vain\n{self.api.tail()}")
+                raise ProgramError(f"waited {timeout:.0f} s in vain\n{self.api.tail()}")
             time.sleep(POLL)
 
     # ------------------------------------------------------------------------------------------------- identities
-    def user(self, name: str, groups: Sequence[str] = (), server: str = "") -> Path:
-        """Return a kubeconfig for a user with a client certificate; `server` is for a byte proxy in between."""
-        file_name = f"user-{name.replace(':', '-')}"
+    def user(self, name: str, groups: Sequence[str] = (), server: str = "", ca: bytes = b"") -> Path:
+        """Return a kubeconfig for a user with a client certificate; `server` and `ca` are those of a proxy between."""
         pair = self._authority.client(name, groups)
-        pair.write(self.folder, file_name)
         login = {"client-certificate-data": _b64(pair.certificate), "client-key-data": _b64(pair.key)}
-        return self._write_kubeconfig(file_name, login, server, self._authority.pem)
+        return self._write_kubeconfig(name.replace(":", "-"), login, server, ca or self._authority.pem)
+
+    def tls(self, user: str = "", groups: Sequence[str] = ()) -> ssl.SSLContext:
+        """Return a TLS context that trusts the API server and, with a user, logs in as that one."""
+        context = ssl.create_default_context(cadata=self._authority.pem.decode())
+        if user:
+            pair = self._authority.client(user, groups).write(self.folder, f"tls-{user.replace(':', '-')}")
+            context.load_cert_chain(*pair)
+        return context
 
     def token_kubeconfig(self, token: str, server: str = "", ca: bytes = b"") -> Path:
         """Return a kubeconfig that sends a bearer token, to a proxy with an authority of its own if need be."""
@@ -254,7 +189,7 @@ class ControlPlane:
             check=False,
         )
         if check and done.returncode:
-            raise ControlPlaneError(f"kubectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+            raise ProgramError(f"kubectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
     def environment(self, kubeconfig: Path | None = None) -> dict[str, str]:
@@ -274,6 +209,11 @@ class ControlPlane:
     def get(self, path: str) -> Any:
         """Return what a path answers, decoded."""
         return self.request("GET", path)
+
+    def watched(self, path: str, since: str, seconds: int = 1) -> list[dict[str, Any]]:
+        """Return the watch events of a list after a resource version, those of the next second included."""
+        query = f"watch=true&resourceVersion={since}&timeoutSeconds={seconds}"
+        return [json.loads(line) for line in self.raw("GET", f"{path}?{query}").splitlines()]
 
     def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
         """Send a request as admin and return the decoded answer; RequestError for a status of 400 and above."""
@@ -295,6 +235,10 @@ class ControlPlane:
 
     def raw(self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json") -> bytes:
         """Send a request as admin on the kept connection and return the body."""
+        with self._asking:
+            return self._raw(method, path, body, content_type)
+
+    def _raw(self, method: str, path: str, body: bytes | None, content_type: str) -> bytes:
         for attempt in (1, 2):
             connection = self._connection
             if connection is None:
@@ -424,6 +368,8 @@ class ControlPlane:
             "authorization-kubeconfig": kubeconfig,
             "bind-address": self.host,
             "leader-elect": "false",
+            # No kubelet sends heartbeats here, and a node without them would lose its pods.
+            "controllers": "*,-node-lifecycle-controller,-taint-eviction-controller",
             "kube-api-qps": "500",
             "kube-api-burst": "1000",
             "use-service-account-credentials": "true",

@@ -18,13 +18,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import IO, Final
 
 HERE: Final = Path(__file__).parent
 NO_GO: Final = (
@@ -249,6 +249,7 @@ def _compile(toolset: Toolset, folder: Path, say: Say) -> None:
     process = subprocess.Popen(
         command, cwd=toolset.folder, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+    assert process.stderr
     lines: list[str] = []
     reader = threading.Thread(target=_collect, args=(process.stderr, lines), daemon=True)
     reader.start()
@@ -269,9 +270,10 @@ def _compile(toolset: Toolset, folder: Path, say: Say) -> None:
             built.rename(folder / program)
 
 
-def _collect(stream: Iterable[str] | None, lines: list[str]) -> None:
-    for line in stream or ():
-        lines.append(line)  # noqa: PERF402 - the other thread counts them as they come
+def _collect(stream: IO[str], lines: list[str]) -> None:
+    with stream:
+        for line in stream:
+            lines.append(line)  # noqa: PERF402 - the other thread counts them as they come
 
 
 def _progress_interval() -> float:

@@ -74,13 +74,17 @@ Credential: TypeAlias = ClientCertificate | WatchedKeyPair | ServiceAccountToken
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """Where the ADS server is and how to recognise it: its exact SAN (a SPIFFE id or a DNS name) and PEM roots."""
+    """Where the ADS server is and how to recognise it: its exact SAN (a SPIFFE id or a DNS name) and PEM roots.
+
+    `host` may be a name with several addresses (a headless Service); `others` are further hosts at the same port.
+    """
 
     host: str
     port: int
     server_name: str
     roots: str
     roots_file: bool = False
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,9 @@ def _xds_cluster(control: ControlPlane, credential: Credential) -> Json:
     Behind a name there may be several servers: then a gRPC health check leaves a frozen one within seconds, which
     keepalive and outlier detection do not (envoy.md section 3.1). A single address leaves nothing to go to.
     """
-    several = not _is_address(control.host)
+    hosts = (control.host, *control.others)
+    named = not all(map(_is_address, hosts))
+    several = named or len(hosts) > 1
     http2: Json = {"connection_keepalive": {"interval": "5s", "timeout": "3s"}}
     options: Json = {
         "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -176,13 +182,15 @@ def _xds_cluster(control: ControlPlane, credential: Credential) -> Json:
         options["http_filters"] = [_credential_injector(credential), _UPSTREAM_CODEC]
     cluster: Json = {
         "name": XDS_CLUSTER,
-        "type": "STRICT_DNS" if several else "STATIC",
+        "type": "STRICT_DNS" if named else "STATIC",
         "connect_timeout": "5s",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": _tls(control, credential)},
         "load_assignment": {
             "cluster_name": XDS_CLUSTER,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(control.host, control.port)}}]}],
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": _socket(host, control.port)}} for host in hosts]},
+            ],
         },
     }
     if several:

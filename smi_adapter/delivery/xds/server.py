@@ -39,8 +39,10 @@ _log = logging.getLogger(__name__)
 _EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]
 
 _SERVING: Final = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
+_NOT_SERVING: Final = b"\x08\x02"
 _REMEMBERED_PROXIES: Final = 1000
 _GOODBYE: Final = 5.0
+_GOING: Final = "this server is going away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class AdsServer:
             request_deserializer=envoy_api.message("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString,
             response_serializer=None,  # bytes go out as they are
         )
-        health = grpc.unary_unary_rpc_method_handler(_healthy)
+        health = grpc.unary_unary_rpc_method_handler(self._check)
         server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(
@@ -156,6 +158,14 @@ class AdsServer:
         self._server = server
         self._sweeper = asyncio.create_task(self._sweep(), name="xds-sweeper")
         return bound
+
+    async def drain(self, seconds: float) -> None:
+        """Let nobody in any more, and have the streams end one after the other, so that they begin again elsewhere."""
+        self._draining = True
+        sessions = list(self._sessions)
+        for session in sessions:
+            session.end(grpc.StatusCode.UNAVAILABLE, _GOING)
+            await asyncio.sleep(seconds / len(sessions) if len(sessions) > 1 else 0.0)
 
     async def stop(self) -> None:
         """End all streams and close the port. Envoys keep what they have."""
@@ -295,7 +305,7 @@ class AdsServer:
     async def _turn(self) -> None:
         """Let streams in at a rate that does not slow those who are in."""
         if self._draining:
-            raise RefusedError(grpc.StatusCode.UNAVAILABLE, "this server is going away")
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, _GOING)
         if not await self._admission.admit():
             raise RefusedError(grpc.StatusCode.UNAVAILABLE, "too many new streams, try again")
 
@@ -379,6 +389,10 @@ class AdsServer:
 
     # ---------------------------------------------------------------------------------------------------- the rest
 
+    async def _check(self, _request: bytes, _context: object) -> bytes:
+        """Answer a health check. It needs no credential, and says nothing else (X5)."""
+        return _NOT_SERVING if self._draining else _SERVING
+
     def _changes_for(
         self, session: _Session, config: XdsConfig, changed: dict[Part, list[Changed]], before: XdsConfig
     ) -> list[Changed]:
@@ -445,10 +459,6 @@ async def _next(context: Context) -> Any:
         return await context.read()
     except Exception:  # noqa: BLE001 - see above
         return _EOF
-
-
-async def _healthy(_request: bytes, _context: object) -> bytes:
-    return _SERVING
 
 
 def _credentials(tls: Callable[[], ServerTls], *, client_certificates: bool) -> grpc.ServerCredentials:

@@ -42,7 +42,10 @@ def test_a_field_of_another_is_a_conflict_unless_it_is_the_same_or_forced() -> N
 def test_lists_with_keys_are_merged_and_others_are_one_value() -> None:
     live = {"spec": {"ports": [{"port": 1, "name": "a"}, {"port": 2}], "plain": [1, 2]}}
     after = applied(live, {"spec": {"ports": [{"port": 2, "name": "b"}, {"port": 3}], "plain": [3]}}, (), "one")
-    assert after.value["spec"] == {"ports": [{"port": 1, "name": "a"}, {"port": 2, "name": "b"}, {"port": 3}], "plain": [3]}
+    assert after.value["spec"] == {
+        "ports": [{"port": 1, "name": "a"}, {"port": 2, "name": "b"}, {"port": 3}],
+        "plain": [3],
+    }
     less = applied(after.value, {"spec": {"ports": [{"port": 3}]}}, after.managers, "one")
     assert less.value["spec"] == {"ports": [{"port": 1, "name": "a"}, {"port": 3}]}
 
@@ -71,7 +74,11 @@ VALUES = st.recursive(
     st.one_of(st.integers(), st.text(max_size=3)),
     lambda inner: st.one_of(
         st.dictionaries(st.sampled_from(["a", "b", "ports", "x.y/z"]), inner, max_size=3),
-        st.lists(st.fixed_dictionaries({"port": st.integers(1, 3), "v": inner}), max_size=2, unique_by=lambda one: one["port"]),
+        st.lists(
+            st.fixed_dictionaries({"port": st.integers(1, 3), "v": inner}),
+            max_size=2,
+            unique_by=lambda one: one["port"],
+        ),
     ),
     max_leaves=6,
 )

@@ -78,7 +78,9 @@ def test_a_strategic_patch_merges_lists_by_key() -> None:
 
 
 def test_a_strategic_patch_orders_replaces_and_removes() -> None:
-    assert [one["name"] for one in strategic(POD, {"$setElementOrder/containers": [{"name": "side"}]})["containers"]] == [
+    assert [
+        one["name"] for one in strategic(POD, {"$setElementOrder/containers": [{"name": "side"}]})["containers"]
+    ] == [
         "side",
         "app",
     ]

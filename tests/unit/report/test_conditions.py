@@ -9,7 +9,7 @@ from smi_adapter.report import ObjectStatus, timed
 from smi_adapter.report.conditions import Condition, conditions_of
 from smi_adapter.report.reporter import version_for
 from smi_adapter.snapshot import Mode
-from tests.unit.report.raw import NS, SPLIT, TARGET, Told, group, pod, shop, split, target
+from tests.told import NS, SPLIT, TARGET, Told, group, pod, shop, split, target
 
 FINE = Condition("Programmed", True, "Programmed", "Every proxy concerned has acknowledged it.")
 

@@ -7,7 +7,7 @@ import pytest
 from smi_adapter.findings import finding
 from smi_adapter.report import Tally
 from smi_adapter.snapshot import Mode
-from tests.unit.report.raw import (
+from tests.told import (
     GROUP,
     NS,
     SPLIT,

@@ -1,0 +1,331 @@
+"""A cluster in, its Envoys out: the whole program beside a Kubernetes API server.
+
+Composes `ClusterSource`, `Compiler`, the ADS server behind its token door, and telemetry. Every replica serves proxies
+from its own cache; only writing (status, Events) is for the one that holds the Lease. The process lives as long as all
+of its core tasks: when one ends, for whatever reason, all end, and Kubernetes starts it again (faults.md F42).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from smi_adapter import __version__, app
+from smi_adapter.backends import Resource, XdsConfig
+from smi_adapter.backends.envoy import secrets as envoy_secrets
+from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
+from smi_adapter.cluster.client import ApiError, Client, Unreachable
+from smi_adapter.cluster.residents import Residents
+from smi_adapter.cluster.source import ClusterSource
+from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
+from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
+from smi_adapter.delivery.xds.types import short
+from smi_adapter.findings import Finding, by_severity_then_object, printable
+from smi_adapter.identity import Authority, Caller, Issuer
+from smi_adapter.mesh import AccessMode, Key
+from smi_adapter.settings import Settings, host_and_port
+from smi_adapter.sources import Batch, Source
+from smi_adapter.telemetry import Health, HealthServer, Metrics, Reading
+
+_log = logging.getLogger(__name__)
+
+_OWN_ACCOUNT: Final = "smi-adapter"
+_STALE: Final = 30.0
+"""Seconds without word from the API server after which a replica says `degraded` and ends no stream for its age."""
+
+_MANY: Final = 200
+"""Objects of a batch from which on it is compiled on another thread: a first sync must not stop the event loop."""
+
+_GOODBYE: Final = 4.0
+_LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
+
+
+class ClusterView(Source, Protocol):
+    """What the controller needs of a cluster's source beyond its batches."""
+
+    @property
+    def synced(self) -> bool:
+        """Tell whether every served kind has been listed once."""
+        ...
+
+    def cache_age(self) -> float:
+        """Return the seconds since the cache was last known to be current."""
+        ...
+
+
+class CoreTaskEndedError(RuntimeError):
+    """A task that has to run for ever has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a running controller listens."""
+
+    xds: int
+    health: int
+
+
+class Controller:
+    """One replica."""
+
+    def __init__(self, settings: Settings, client: Client, source: ClusterView) -> None:
+        self.compiled: app.Compiled | None = None
+        self.metrics = Metrics(self._reading, __version__)
+        self.residents = Residents()
+        self._settings = settings
+        self._client = client
+        self._source = source
+        self._own = f"spiffe://{settings.trust_domain}/ns/{client.namespace}/sa/{_OWN_ACCOUNT}"
+        self._secret = AuthoritySecret(client, settings.authority_secret, settings.trust_domain)
+        options = TokenOptions(settings.trust_domain, settings.token_audience, settings.check_peer_address)
+        self._reviewer = TokenReviewer(client, self.residents, options)
+        self.server = AdsServer(self._secrets, on_ack=self._answered)
+        self._health = HealthServer(self.health, self.metrics.registry)
+        self._alerts: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._changed_at = time.monotonic()
+        self._said: frozenset[Finding] = frozenset()
+        self._draining = False
+        self._authority: Authority
+        self._issuer: Issuer
+        self._server_issuer: Issuer
+        self._compiler: app.Compiler
+
+    # ------------------------------------------------------------------------------------------------------ life
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Ports]:
+        """Run until the block ends, or until a core task does: then the block is cancelled and the error comes out."""
+        try:
+            health = await self._health.start(*host_and_port(self._settings.health_address))
+            self._take_authority(await self._load_authority())
+            door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.plausible)
+            xds = await self.server.start(*host_and_port(self._settings.xds_address), self._tls, door)
+            _log.info("proxies connect to port %d; health and metrics are on port %d", xds, health)
+            async with asyncio.TaskGroup() as tasks:
+                started = [tasks.create_task(_for_ever(name, task), name=name) for name, task in self._core().items()]
+                yield Ports(xds, health)
+                await self._drain()
+                for task in started:
+                    task.cancel()
+        finally:
+            await self.server.stop()
+            await self._health.stop()
+
+    def _core(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """Return the tasks of which none may end."""
+        return {
+            "follow": self._follow(),
+            "rotate": self._rotate(),
+            "say": self._say(),
+            "keep-authority": self._keep_authority(),
+            "keep-signing-keys": self._keep_signing_keys(),
+        }
+
+    async def _drain(self) -> None:
+        """Leave without a failed request: not ready, then streams end one by one and begin again elsewhere (F39)."""
+        self._draining = True
+        _log.info("going away: %d proxies move to another replica", len(self.server.proxies()))
+        await self.server.drain(_GOODBYE)
+
+    @property
+    def bundle(self) -> bytes:
+        """Return the PEM of the root certificates, by which proxies recognise this server and each other."""
+        return self._authority.bundle
+
+    # ------------------------------------------------------------------------------------------------ the one path
+
+    async def _follow(self) -> None:
+        """Carry each batch of the source through the compiler to the proxies."""
+        async for batch in self._source:
+            began = time.perf_counter()
+            first = self.compiled is None
+            self.residents.follow(batch)
+            if batch or first:
+                await self._take(batch)
+                self.metrics.reconciled(time.perf_counter() - began)
+            self._changed.set()
+            if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
+                _log.info("ready: %d objects in force after %.1f s", len(batch), time.perf_counter() - began)
+                gc.collect()
+                gc.freeze()
+
+    async def _take(self, batch: Batch) -> None:
+        """Compile a batch and publish the result."""
+        work = self._compiler.take
+        compiled = await asyncio.to_thread(work, batch) if len(batch) > _MANY else work(batch)
+        self.compiled = compiled
+        if compiled is None:
+            return
+        self.residents.settle(compiled.translation.mesh, compiled.translation.workloads)
+        if isinstance(compiled.rendered, XdsConfig):
+            self.server.publish(compiled.rendered)
+        self._changed_at = time.monotonic()
+
+    def _answered(self, _workload: Key, answer: Answer) -> None:
+        waited = asyncio.get_running_loop().time() - answer.sent.at
+        self.metrics.answered(short(answer.type_url), waited, refused=bool(answer.error))
+
+    # ------------------------------------------------------------------------------------------------ identities
+
+    async def _load_authority(self) -> Authority:
+        """Load the authority; while the API server is away or the Secret is unusable, try again (F1)."""
+        pause = 0.5
+        while True:
+            try:
+                return await self._secret.load()
+            except (ApiError, Unreachable, AuthoritySecretError) as error:
+                self._alerts["authority"] = f"the certificate authority can't be loaded: {error}"
+                _log.warning("%s; trying again", self._alerts["authority"])
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
+            pause = min(2.0, pause * 2)
+
+    def _take_authority(self, authority: Authority) -> None:
+        self._alerts.pop("authority", None)
+        namespace, service = self._client.namespace, self._settings.xds_service
+        names = (f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}")
+        life = float(self._settings.certificate_seconds)
+        self._authority = authority
+        self._issuer = Issuer(authority, life)
+        self._server_issuer = Issuer(authority, life, names)
+        options = app.options_of(self._settings, authority.bundle)
+        self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
+
+    def _tls(self) -> ServerTls:
+        pair = self._server_issuer.key_pair(self._own, time.time())
+        return ServerTls(pair.certificate, pair.private_key)
+
+    def _secrets(self, identity: str, holder: str) -> tuple[Resource, ...]:
+        pair = self._issuer.key_pair(identity, time.time(), holder)
+        return (envoy_secrets.key_pair(pair.certificate, pair.private_key),)
+
+    def _workload_of(self, caller: Caller) -> Key | None:
+        if not self._reviewer.is_current(caller):
+            return None
+        return self.residents.workload_of((caller.namespace, caller.pod))
+
+    def _api_is_there(self) -> bool:
+        return self._source.cache_age() < _STALE
+
+    async def _rotate(self) -> None:
+        """Renew certificates before they expire and send them to who streams with them; drop keys without a pod."""
+        while True:
+            due_at = self._issuer.next_due()
+            await asyncio.sleep(min(5.0, max(0.05, due_at - time.time())) if due_at is not None else 1.0)
+            streaming = self.server.holders()
+            for identity, holder in self._issuer.holders() - streaming:
+                self._issuer.forget(identity, holder)
+            for identity in self._issuer.due(time.time()):
+                self.server.secrets_changed(identity)
+
+    async def _keep_authority(self) -> None:
+        """See that the Secret still holds the authority; the one in memory is used in any case (F37)."""
+        while True:
+            await asyncio.sleep(30.0)
+            with contextlib.suppress(ApiError, Unreachable):
+                problem = await self._secret.check(self._authority)
+                if problem and problem != self._alerts.get("authority"):
+                    _log.error("%s", problem)
+                self._alerts["authority"] = problem
+
+    async def _keep_signing_keys(self) -> None:
+        """Keep the keys with which tokens are checked while the API server is away (F2)."""
+        while True:
+            pause = 300.0
+            try:
+                await self._reviewer.keys.refresh(self._client)
+            except (ApiError, Unreachable) as error:
+                _log.warning("the keys of ServiceAccount tokens can't be read: %s", error)
+                pause = 30.0
+            await asyncio.sleep(pause)
+
+    # ------------------------------------------------------------------------------------------------- telemetry
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return all that is to be said now, by any stage, errors first."""
+        compiled = self.compiled.findings() if self.compiled else ()
+        culprits = self._compiler.culprits.values() if self.compiled else ()
+        found = {*self._source.findings(), *compiled, *self.server.findings(), *culprits}
+        return tuple(sorted(found, key=by_severity_then_object))
+
+    async def _say(self) -> None:
+        """Log each finding once when it appears, and once when it is gone; never in the way of a push."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(0.2)
+            self._changed.clear()
+            now = frozenset(self.findings())
+            for item in sorted(now - self._said, key=by_severity_then_object):
+                text = f"{item.subject}: {item.message} -> {item.hint}"
+                _log.log(_LEVELS[item.severity.value], "%s %s", item.code, printable(text))
+            for item in sorted(self._said - now, key=by_severity_then_object):
+                _log.info("resolved: %s %s", item.code, printable(f"{item.subject} {item.field}"))
+            self._said = now
+            await asyncio.sleep(0.8)
+
+    def health(self) -> Health:
+        """Return whether proxies should come here."""
+        alerts = tuple(text for text in self._alerts.values() if text)
+        if self._draining:
+            return Health(ready=False, why=("this replica is going away",))
+        if self.compiled is None:
+            return Health(ready=False, why=(*alerts, "the cluster has not been read yet"))
+        age = self._source.cache_age()
+        late = (f"no word from the API server for {age:.0f} s; the last good configuration is served",)
+        return Health(ready=True, why=(*alerts, *(late if age >= _STALE else ())))
+
+    def _reading(self) -> Reading:
+        compiled = self.compiled
+        workloads = compiled.translation.mesh.workloads.values() if compiled else ()
+        proxies = self.server.proxies() if compiled else ()
+        expiry = self._issuer.first_expiry() if compiled else None
+        return Reading(
+            config_age=time.monotonic() - self._changed_at,
+            cache_age=self._source.cache_age(),
+            findings=Counter(item.code for item in self._said),
+            proxies={
+                "in_sync": sum(proxy.in_sync for proxy in proxies),
+                "waiting": sum(not proxy.in_sync for proxy in proxies),
+            },
+            permissive_namespaces=len({item.key[0] for item in workloads if item.mode is not AccessMode.ENFORCE}),
+            certificate_expiry=max(0.0, expiry - time.time()) if expiry is not None else 0.0,
+        )
+
+
+async def _for_ever(name: str, task: Coroutine[Any, Any, None]) -> None:
+    """Run a core task; that it ends is an error (F42)."""
+    await task
+    raise CoreTaskEndedError(f"the task {name} has ended")
+
+
+class CannotStartError(Exception):
+    """There is no way to begin: no login, or an address that is taken."""
+
+
+def cluster_source(settings: Settings, client: Client) -> ClusterView:
+    """Return the source of a whole cluster, or of the chosen namespaces."""
+    return ClusterSource(client, namespaces=settings.namespaces, selector=settings.namespace_selector)
+
+
+async def serve(settings: Settings, kubeconfig: str | None, context: str | None) -> None:
+    """Run one replica until SIGTERM or ^C, or until one of its core tasks dies."""
+    try:
+        client = await Client.connect(kubeconfig, context)
+    except Unreachable as error:
+        raise CannotStartError(f"no login to a cluster: {error}") from error
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(client.close)
+        controller = Controller(settings, client, cluster_source(settings, client))
+        try:
+            await stack.enter_async_context(controller.running())
+        except OSError as error:
+            raise CannotStartError(str(error)) from error
+        await app.until_stopped()

@@ -1,0 +1,247 @@
+"""The HTTPS in front: certificates that change under load, and clients that mean no good."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from smi_adapter.webhooks import certificates
+from smi_adapter.webhooks import server as server_module
+from smi_adapter.webhooks.certificates import Certificates, Lives
+from smi_adapter.webhooks.keeper import FileKeeper
+from smi_adapter.webhooks.server import Limits, WebhookServer
+
+NAMES = ("localhost",)
+SPLIT = {
+    "apiVersion": "split.smi-spec.io/v1alpha4",
+    "kind": "TrafficSplit",
+    "metadata": {"name": "it", "namespace": "shop"},
+    "spec": {"service": "web", "backends": [{"service": "web-v1", "weight": 1}]},
+}
+REVIEW = {
+    "apiVersion": "admission.k8s.io/v1",
+    "kind": "AdmissionReview",
+    "request": {"uid": "u", "operation": "CREATE", "object": SPLIT},
+}
+
+
+def made() -> Certificates:
+    return certificates.create(NAMES, Lives(), time.time())
+
+
+def trusting(*held: Certificates) -> ssl.SSLContext:
+    return ssl.create_default_context(cadata="".join(one.bundle.decode() for one in held))
+
+
+class Running:
+    def __init__(self, server: WebhookServer, port: int, held: Certificates) -> None:
+        self.server, self.port, self.held = server, port, held
+        self.url = f"https://localhost:{port}"
+
+    async def post(self, body: Any = REVIEW, path: str = "/validate", **options: Any) -> tuple[int, Any]:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with aiohttp.ClientSession() as session:
+            options.setdefault("ssl", trusting(self.held))
+            async with session.post(self.url + path, data=BytesIO(content), **options) as answer:
+                text = await answer.text()
+                return answer.status, json.loads(text) if answer.status == 200 else text
+
+
+async def started(server: WebhookServer) -> Running:
+    held = made()
+    server.use(held.serving.certificate, held.serving.private_key)
+    return Running(server, await server.start("127.0.0.1", 0), held)
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    one = await started(WebhookServer())
+    yield one
+    await one.server.stop(1.0)
+
+
+async def test_a_review_is_answered(running: Running) -> None:
+    status, answer = await running.post()
+    assert status == 200
+    assert answer["response"] == {"uid": "u", "allowed": True}
+    assert running.server.answered["validate allowed"] == 1
+
+
+async def test_conversion_is_there_only_if_asked_for(running: Running) -> None:
+    review = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "ConversionReview",
+        "request": {"uid": "u", "desiredAPIVersion": "split.smi-spec.io/v1alpha1", "objects": [SPLIT]},
+    }
+    assert (await running.post(review, "/convert"))[0] == 404
+    other = await started(WebhookServer(converts=True))
+    status, answer = await other.post(review, "/convert")
+    assert status == 200
+    assert answer["response"]["convertedObjects"][0]["apiVersion"] == "split.smi-spec.io/v1alpha1"
+    await other.server.stop(1.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/", b"{}", 404),
+        ("/validate/../convert", b"{}", 404),
+        ("/validate", b"", 400),
+        ("/validate", b"[" * 100_000, 400),
+        ("/validate", b" " * (5 * 1024 * 1024), 413),
+    ],
+)
+async def test_what_is_no_review_is_refused(running: Running, path: str, body: bytes, status: int) -> None:
+    assert (await running.post(body, path))[0] == status
+    assert (await running.post())[0] == 200
+
+
+async def test_a_compressed_review_is_refused(running: Running) -> None:
+    status, _ = await running.post(b"\x1f\x8b" + b"\0" * 100, headers={"Content-Encoding": "gzip"})
+    assert status == 415
+
+
+@pytest.mark.parametrize("first", [b"\x16\x03\x01" + b"\xff" * 500, b"GET / HTTP/1.1\r\n\r\n", b"\0" * 1000, b""])
+async def test_bytes_that_are_no_handshake_hurt_nobody(running: Running, first: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    writer.write(first)
+    with suppress(ConnectionError):
+        await writer.drain()
+        if first:
+            await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert (await running.post())[0] == 200
+
+
+async def test_a_judge_that_takes_too_long_lets_the_object_through_and_says_so() -> None:
+    def slow(_: Any) -> Any:
+        time.sleep(0.5)
+        return ()
+
+    one = await started(WebhookServer(slow, limits=Limits(judging=0.05)))
+    status, answer = await one.post()
+    assert status == 200
+    assert answer["response"]["allowed"] is True
+    assert "no time" in answer["response"]["warnings"][0]
+    await one.server.stop(1.0)
+
+
+async def test_connections_are_limited_and_unused_ones_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_UNUSED", 0.5)
+    one = await started(WebhookServer(limits=Limits(connections=3)))
+    idle = [await asyncio.open_connection("127.0.0.1", one.port, ssl=trusting(one.held), server_hostname="localhost")
+            for _ in range(3)]  # fmt: skip
+    idle[0][1].write(b"POST /validate HTTP/1.1\r\nHost: x\r\n")
+    with pytest.raises((ssl.SSLError, ConnectionError, aiohttp.ClientError)):
+        await one.post()
+    for reader, writer in idle:
+        with suppress(ConnectionError, ssl.SSLError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    assert (await one.post())[0] == 200
+    await one.server.stop(1.0)
+
+
+async def test_a_body_that_never_ends_is_given_up() -> None:
+    one = await started(WebhookServer(limits=Limits(reading=0.3)))
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", one.port, ssl=trusting(one.held), server_hostname="localhost"
+    )
+    writer.write(b"POST /validate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+    assert (await one.post())[0] == 200
+    await one.server.stop(1.0)
+
+
+# ------------------------------------------------------------------------------------------------- certificates
+async def test_nobody_connects_before_there_is_a_certificate() -> None:
+    server = WebhookServer()
+    one = Running(server, await server.start("127.0.0.1", 0), made())
+    with pytest.raises(aiohttp.ClientError):
+        await one.post()
+    server.use(one.held.serving.certificate, one.held.serving.private_key)
+    assert (await one.post())[0] == 200
+    await server.stop(1.0)
+
+
+async def test_certificates_are_swapped_under_parallel_handshakes(running: Running) -> None:
+    """Each handshake succeeds, each shows one of the certificates, and the last one is shown in the end."""
+    sets = [running.held, *(made() for _ in range(4))]
+    trust = trusting(*sets)
+    stop = asyncio.Event()
+    seen: set[bytes] = set()
+
+    async def client(name: str | None) -> int:
+        number = 0
+        while not stop.is_set():
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", running.port, ssl=trust, server_hostname=name or "localhost"
+            )
+            seen.add(writer.get_extra_info("ssl_object").getpeercert(True))
+            body = json.dumps(REVIEW).encode()
+            writer.write(b"POST /validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+            writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            assert b" 200 " in await reader.readline()
+            await reader.read()
+            writer.close()
+            number += 1
+        return number
+
+    clients = [asyncio.create_task(client("localhost")) for _ in range(6)]
+    for swap in range(20):
+        held = sets[swap % len(sets)]
+        running.server.use(held.serving.certificate, held.serving.private_key)
+        before = running.server.answered.total()
+        while running.server.answered.total() < before + 2:
+            await asyncio.sleep(0.001)
+            assert not any(one.done() for one in clients)
+    stop.set()
+    numbers = await asyncio.gather(*clients)
+    assert all(number > 1 for number in numbers)
+    assert len(seen) == len(sets)
+
+
+async def test_an_open_connection_goes_on_over_a_swap(running: Running) -> None:
+    async with aiohttp.ClientSession() as session:
+        options: dict[str, Any] = {"ssl": trusting(running.held), "json": REVIEW}
+        async with session.post(running.url + "/validate", **options) as answer:
+            assert answer.status == 200
+        other = made()
+        running.server.use(other.serving.certificate, other.serving.private_key)
+        async with session.post(running.url + "/validate", **options) as answer:
+            assert answer.status == 200
+    running.held = other
+    assert (await running.post())[0] == 200
+
+
+async def test_a_mounted_certificate_is_shown_when_both_files_have_changed(running: Running, tmp_path: Path) -> None:
+    """cert-manager: the kubelet swaps the files of a Secret; half of a change is not used."""
+    keeper = FileKeeper(tmp_path, running.server)
+    keeper.look()
+    assert [item.code for item in keeper.problems] == ["SMI0906"]
+    first, second = made(), made()
+    (tmp_path / "tls.crt").write_bytes(first.serving.certificate)
+    (tmp_path / "tls.key").write_bytes(first.serving.private_key)
+    keeper.look()
+    assert keeper.problems == ()
+    running.held = first
+    assert (await running.post())[0] == 200
+    (tmp_path / "tls.crt").write_bytes(second.serving.certificate)
+    keeper.look()
+    assert keeper.problems
+    assert (await running.post())[0] == 200
+    (tmp_path / "tls.key").write_bytes(second.serving.private_key)
+    keeper.look()
+    running.held = second
+    assert (await running.post())[0] == 200
