@@ -122,7 +122,8 @@ def apply(  # noqa: PLR0913 - this is what an apply is about
         for one in others
     ]
     own = next((one for one in managers if one.key == who.key), None)
-    for path in sorted(own.paths - now.keys() if own else (), key=len, reverse=True):
+    # Items before what is in them: an item is found by its key, which is one of its fields.
+    for path in sorted(own.paths - now.keys() if own else (), key=len):
         if not any(_overlap(path, owned) for one in others for owned in one.paths):
             _drop(value, path)
     mine = replace(who, paths=frozenset(now))
