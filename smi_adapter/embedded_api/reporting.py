@@ -36,7 +36,7 @@ class Reporting:
     def __init__(self, store: Store, backend: str, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._reporter = Reporter(backend)
-        self._book = EventBook()
+        self._book = EventBook(settle=0)  # `tell` itself waits until a finding lasts
         self._clock = clock
         self._events: dict[Ref, float] = {}
         self._since: dict[Finding, float] = {}
