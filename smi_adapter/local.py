@@ -26,6 +26,7 @@ from smi_adapter.backends.envoy import bootstrap as envoy_bootstrap
 from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
+from smi_adapter.embedded_api.ledger import Ledger
 from smi_adapter.embedded_api.reporting import Reporting
 from smi_adapter.embedded_api.server import ApiServer
 from smi_adapter.embedded_api.shelf import ShelfError
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 _AUTHORITY_LIFE = 10 * 365 * 86_400.0
 _REPORT = 0.1
 """Seconds between two looks at what proxies have acknowledged."""
+_REMEMBER = 2.0
+"""Seconds between two writes of what the API remembers for the next run."""
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 
 
@@ -99,7 +102,8 @@ class LocalMesh:
             applications=options.applications,
         )
         self.runtime = LocalRuntime(setup, self._changed.set)
-        self._store = Store()
+        self._ledger = Ledger(options.state / "books.json")
+        self._store = Store(remembered=self._ledger.read() if options.api else {})
         self._api = ApiServer(self._store, _FileShelf(self.source)) if options.api else None
         self._reporting = Reporting(self._store, options.settings.backend)
         self._generation = 0
@@ -135,6 +139,7 @@ class LocalMesh:
         finally:
             if self._api:
                 await self._api.stop()
+                self._ledger.write(self._store)
             await self.runtime.stop()
             await self.server.stop()
             self._socket.unlink(missing_ok=True)
@@ -179,6 +184,7 @@ class LocalMesh:
         while self._api:
             await asyncio.sleep(_REPORT)
             self._reporting.tell(self.findings(), self.server.acknowledged())
+            self._ledger.write(self._store, every=_REMEMBER)
 
     async def _rotate(self) -> None:
         """Renew certificates before they expire and send them to who streams with them."""
