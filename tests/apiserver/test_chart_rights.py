@@ -119,7 +119,11 @@ def _work(plane: ControlPlane, namespace: str, folder: Path) -> Mesh:
     made.pod("shop-1", labels={"app": "shop"}, meshed=False)
     made.service("shop", "shop-1", selector={"app": "shop"})
     made.split("shop", {"shop": 1, "not-there": 1})
-    routes: dict[str, Any] = {"HTTPRouteGroup": {"matches": [{"name": "all", "pathRegex": ".*"}]}, "TCPRoute": {}, "UDPRoute": {}}
+    routes: dict[str, Any] = {
+        "HTTPRouteGroup": {"matches": [{"name": "all", "pathRegex": ".*"}]},
+        "TCPRoute": {},
+        "UDPRoute": {},
+    }
     for kind, spec in routes.items():
         api = "specs.smi-spec.io/v1alpha4"
         made.apply({"apiVersion": api, "kind": kind, "metadata": {"name": "x"}, "spec": spec})
