@@ -107,6 +107,6 @@ def test_a_workload_says_how_many_of_its_pods_are_ready() -> None:
         run.edit(
             {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": []}, "status": status}
         )
-    status = next(entry.status for ref, entry in run.store.everything().items() if ref.kind == "Deployment")
-    assert (status["replicas"], status["readyReplicas"]) == (2, 1)
-    assert [one["status"] for one in status["conditions"]] == ["False", "True"]
+    found: Any = next(entry.status for ref, entry in run.store.everything().items() if ref.kind == "Deployment")
+    assert (found["replicas"], found["readyReplicas"]) == (2, 1)
+    assert [one["status"] for one in found["conditions"]] == ["False", "True"]
