@@ -100,5 +100,6 @@ class Reporting:
         self.status.offer(report)
         if self._left() <= 0:
             return  # who leads tells Events; a new leader begins anew, and meets those that are there by their names
-        for notice in self._book.notices(subject.ref, subject.uid, subject.version, report.findings, time.monotonic()):
+        about = (subject.ref, subject.uid, subject.api_version)
+        for notice in self._book.notices(*about, report.findings, time.monotonic()):
             self.events.offer(notice)

@@ -36,7 +36,7 @@ class Reporting:
     def __init__(self, store: Store, backend: str, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._reporter = Reporter(backend)
-        self._book = EventBook()
+        self._book = EventBook(settle=0)  # `tell` itself waits until a finding lasts
         self._clock = clock
         self._events: dict[Ref, float] = {}
         self._since: dict[Finding, float] = {}
@@ -69,7 +69,7 @@ class Reporting:
         for report in reports:
             lasting = [item for item in report.findings if now - self._since[item] >= SETTLE]
             subject = report.subject
-            for notice in self._book.notices(subject.ref, subject.uid, subject.version, lasting, now):
+            for notice in self._book.notices(subject.ref, subject.uid, subject.api_version, lasting, now):
                 self._post(notice, now)
         self._known = (findings, acknowledged, self._store.revision)
 
@@ -112,7 +112,7 @@ def _event(notice: Notice, moment: str) -> dict[str, Any]:
         "note": notice.note,
         "type": "Warning",
         "regarding": {
-            "apiVersion": f"{ref.group}/{notice.version or 'v1alpha4'}",
+            "apiVersion": notice.api_version,
             "kind": ref.kind,
             "namespace": ref.namespace,
             "name": ref.name,

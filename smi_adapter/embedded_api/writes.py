@@ -8,6 +8,7 @@ Writes come one after the other; an edit of the file in between counts like anot
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,8 @@ _SERVERS = frozenset(
 )
 """Metadata that the server sets and that no file holds."""
 _COMPUTED = frozenset({LAST_APPLIED, APP_ADDRESS, DIAL})
+_KUBECTL = "kubectl"
+"""kubectl's manager for applies. What the same user applied from the client's side before is no conflict for it."""
 _MADE = frozenset({"Pod", "EndpointSlice"})
 
 
@@ -111,12 +114,15 @@ class Writer:
             before = self._seen(target, entry) if entry else {}
             managers = entry.book.managers if entry else ()
             who = self._manager(target, "Apply")
-            applied = fields.apply(
-                before, known.value, managers, who, force=target.force, keyed=not target.kind.smi
-            )  # fmt: skip
+            keyed = not target.kind.smi
+            applied = fields.apply(before, known.value, managers, who, force=target.force, keyed=keyed)
+            last = entry.book.last_applied if entry and target.who == _KUBECTL else ""
+            if last and applied.conflicts and {path for _, path in applied.conflicts} <= _leaves_of(last, keyed=keyed):
+                applied = fields.apply(before, known.value, managers, who, force=True, keyed=keyed)
             if applied.conflicts:
-                raise answers.conflicts(applied.conflicts)
-            written = await self._commit(target, entry, applied.value, applied.managers)
+                raise answers.conflicts((str(owner), fields.shown(path)) for owner, path in applied.conflicts)
+            value = _with_last_applied(applied.value, known.value) if last else applied.value
+            written = await self._commit(target, entry, value, applied.managers)
             return replace(written, warnings=(*known.warnings, *written.warnings))
 
     async def delete(self, target: Target, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,6 +292,24 @@ class Writer:
         except TimeoutError:
             message = f"the file of {ref} was written, but not read again within {self._patience:.0f} s"
             raise answers.RefusedError(504, "Timeout", message) from None
+
+
+def _leaves_of(last_applied: str, *, keyed: bool) -> frozenset[fields.Path]:
+    """Return the fields that a client-side apply set last; none if that can't be read."""
+    try:
+        return frozenset(fields.leaves(json.loads(last_applied), keyed=keyed))
+    except ValueError:
+        return frozenset()
+
+
+def _with_last_applied(value: dict[str, Any], applied: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object that remembers for client-side applies what was applied from the server's side."""
+    metadata = value["metadata"]
+    text = json.dumps(applied, separators=(",", ":")) + "\n"
+    return {
+        **value,
+        "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), LAST_APPLIED: text}},
+    }
 
 
 def _as_source(filed: dict[str, Any], entry: Entry | None) -> dict[str, Any]:

@@ -42,13 +42,16 @@ _UNUSED: Final = Condition(PROGRAMMED, True, "NotReferenced", "Nothing refers to
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An SMI object as it lies in the API. `version`: the newest one under which our schema takes it as it is."""
+    """An SMI object as it lies in the API: `api_version` is the one that it was read in.
+
+    `version`: the newest one under which our schema takes it as it is, "" if none does.
+    """
 
     ref: Ref
     uid: str
     generation: int
     version: str
-    resource_version: str = ""
+    api_version: str = ""
     paused: bool = False
 
 
@@ -277,7 +280,7 @@ def subject_of(ref: Ref, raw: RawObject) -> Subject:
         str(metadata.get("uid") or ""),
         generation if isinstance(generation, int) else 0,
         version_for(ref, raw),
-        str(metadata.get("resourceVersion") or ""),
+        str(raw.get("apiVersion") or ""),
         isinstance(annotations, Mapping) and annotations.get(PAUSED) == "true",
     )
 
