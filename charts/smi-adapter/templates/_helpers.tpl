@@ -186,6 +186,25 @@ capabilities:
   value: {{ $name }}-ca
 - name: SMI_ADAPTER_LEASE
   value: {{ $name }}
+{{- if include "smi-adapter.webhooks" . }}
+- name: SMI_ADAPTER_WEBHOOK_ADDRESS
+  value: "0.0.0.0:{{ .Values.webhooks.port }}"
+- name: SMI_ADAPTER_WEBHOOK_SERVICE
+  value: {{ $name }}-webhooks
+{{- if .Values.certManager.enabled }}
+- name: SMI_ADAPTER_WEBHOOK_CERTIFICATES
+  value: /etc/smi-adapter/webhooks
+{{- else }}
+- name: SMI_ADAPTER_WEBHOOK_SECRET
+  value: {{ $name }}-webhooks
+{{- if .Values.webhooks.validating.enabled }}
+- name: SMI_ADAPTER_WEBHOOK_CONFIGURATION
+  value: {{ include "smi-adapter.clusterName" . }}
+{{- end }}
+{{- end }}
+- name: SMI_ADAPTER_WEBHOOK_CONVERSION
+  value: {{ .Values.webhooks.conversion.enabled | quote }}
+{{- end }}
 - name: SMI_ADAPTER_LOG_FORMAT
   value: {{ .Values.settings.logFormat | quote }}
 - name: SMI_ADAPTER_LOG_LEVEL
