@@ -20,6 +20,8 @@ import yaml
 from smi_adapter import app, crds
 from smi_adapter.backends import load
 from smi_adapter.cluster.client import Client
+from smi_adapter.controller import Controller, cluster_source
+from smi_adapter.settings import Settings
 from smi_adapter.smi import schema, wire
 from smi_adapter.snapshot import Options
 from smi_adapter.webhooks import certificates, configuration, convert
@@ -516,3 +518,43 @@ async def test_f22_a_dead_conversion_hurts_only_reads_in_other_versions_and_ends
     world.plane.request("PATCH", path, {"spec": {"conversion": {"strategy": "None", "webhook": None}}}, MERGE)
     assert (await read(converting, f"{url.format('v1alpha1')}/it"))["spec"]
     world.plane.kubectl("delete", "namespace", world.namespace, "--wait=false")
+
+
+# ---------------------------------------------------------------------------------------------- the controller
+async def test_the_controller_serves_its_webhook_and_goes_on_with_its_certificate_after_a_restart(
+    plane: ControlPlane, client: Client, world: World
+) -> None:
+    chosen = Settings(
+        xds_address="127.0.0.1:0",
+        health_address="127.0.0.1:0",
+        webhook_address="127.0.0.1:0",
+        webhook_secret=SECRET,
+        webhook_configuration=CONFIGURATION,
+        webhook_names=("localhost",),
+    )
+    shown = set()
+    for place in range(2):
+        controller = Controller(chosen, client, cluster_source(chosen, client))
+        async with controller.running() as ports:
+            world.configure(ports.webhooks)
+            await _shows(plane, f"probe-{place}", world.namespace)
+            done = await asyncio.to_thread(_apply, plane, split(world.namespace), "--dry-run=server")
+            assert (
+                f"Warning: SMI0101 RootNotFound: spec.service: There is no Service {world.namespace}/web" in done.stderr
+            )
+            secret = await asyncio.to_thread(plane.get, f"/api/v1/namespaces/{world.namespace}/secrets/{SECRET}")
+            shown.add(secret["data"]["tls.crt"])
+    assert len(shown) == 1
+
+
+def _apply(plane: ControlPlane, raw: dict[str, Any], *arguments: str) -> Any:
+    return plane.kubectl("apply", "-f", "-", *arguments, stdin=yaml.safe_dump(raw), check=False)
+
+
+async def _shows(plane: ControlPlane, name: str, namespace: str) -> None:
+    """Wait until the controller leads, has a certificate and is trusted."""
+    deadline = time.monotonic() + 60
+    raw = group(BAD, name, namespace)
+    while "SMI0201" not in (done := await asyncio.to_thread(_apply, plane, raw, "--dry-run=server")).stderr:
+        assert time.monotonic() < deadline, done
+        await asyncio.sleep(0.2)
