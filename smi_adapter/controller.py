@@ -16,11 +16,11 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from smi_adapter import __version__, app
+from smi_adapter import __version__, app, decode
 from smi_adapter.backends import Resource, XdsConfig
 from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
@@ -39,6 +39,8 @@ from smi_adapter.mesh import AccessMode, Key
 from smi_adapter.settings import Settings, host_and_port
 from smi_adapter.sources import Batch, Source
 from smi_adapter.telemetry import Health, HealthServer, Metrics, Reading
+from smi_adapter.webhooks.service import WebhookOptions, Webhooks
+from smi_adapter.webhooks.validate import Judge
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class Ports:
 
     xds: int
     health: int
+    webhooks: int = 0
 
 
 class Controller:
@@ -101,6 +104,7 @@ class Controller:
         me = socket.gethostname()
         self._lease = Lease(client, client.namespace, settings.lease, f"{me}_{secrets.token_hex(4)}")
         self._reporting = Reporting(client, settings.backend, me, self._lease.left)
+        self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
         self._health = HealthServer(self.health, self.metrics.registry)
         self._alerts: dict[str, str] = {}
         self._changed = asyncio.Event()
@@ -124,11 +128,12 @@ class Controller:
             door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.plausible)
             xds = await self.server.start(*host_and_port(self._settings.xds_address), self._tls, door)
             _log.info("proxies connect to port %d; health and metrics are on port %d", xds, health)
+            hooks = await self._webhooks.start(*host_and_port(self._settings.webhook_address)) if self._webhooks else 0
             async with asyncio.TaskGroup() as tasks:
                 core = self._core().items()
                 started = [tasks.create_task(self._for_ever(name, task), name=name) for name, task in core]
                 try:
-                    yield Ports(xds, health)
+                    yield Ports(xds, health, hooks)
                 finally:
                     self._draining = self._ending = True  # not ready from now on
                 for task in started:
@@ -138,6 +143,8 @@ class Controller:
                 for task in started:
                     task.cancel()
         finally:
+            if self._webhooks:
+                await self._webhooks.stop()
             await self.server.stop()
             await self._health.stop()
 
@@ -151,6 +158,7 @@ class Controller:
             "lead": self._lead(),
             "keep-authority": self._keep_authority(),
             "keep-signing-keys": self._keep_signing_keys(),
+            **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
         }
 
     async def _for_ever(self, name: str, task: Coroutine[Any, Any, None]) -> None:
@@ -303,6 +311,15 @@ class Controller:
                 pause = 30.0
             await asyncio.sleep(pause)
 
+    # ------------------------------------------------------------------------------------------------- webhooks
+
+    def _judge(self, raw: RawObject) -> tuple[Finding, ...]:
+        """Return what there would be to tell about an object if it were written now; on a thread of the webhooks."""
+        if self.compiled is None:
+            return ()
+        ref = decode.ref_of(raw)
+        return tuple({item for item in self._compiler.would({ref: raw}).notes() if item.subject == ref})
+
     # ------------------------------------------------------------------------------------------------- telemetry
 
     def findings(self) -> tuple[Finding, ...]:
@@ -313,7 +330,8 @@ class Controller:
         """Return the same in no order, and cheaply."""
         compiled = self.compiled.notes() if self.compiled else ()
         culprits = tuple(self._compiler.culprits.values()) if self.compiled else ()
-        own = (*self._source.findings(), *self.server.findings(), *self._reporting.findings())
+        hooks = self._webhooks.problems() if self._webhooks else ()
+        own = (*self._source.findings(), *self.server.findings(), *self._reporting.findings(), *hooks)
         return (*compiled, *culprits, *own)
 
     async def _say(self) -> None:
@@ -359,6 +377,21 @@ class Controller:
             certificate_expiry=max(0.0, expiry - time.time()) if expiry is not None else 0.0,
             leader=self._lease.left() > 0,
         )
+
+
+def _webhooks(settings: Settings, client: Client, judge: Judge, leads: Callable[[], bool]) -> Webhooks | None:
+    """Return the webhooks if they were asked for."""
+    if not settings.webhook_address:
+        return None
+    options = WebhookOptions(
+        settings.webhook_service,
+        settings.webhook_secret,
+        settings.webhook_configuration,
+        settings.webhook_conversion,
+        settings.webhook_certificates,
+        settings.webhook_names,
+    )
+    return Webhooks(client, options, judge, leads)
 
 
 class CannotStartError(Exception):
