@@ -12,6 +12,8 @@ import contextlib
 import gc
 import logging
 import random
+import secrets
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -23,12 +25,15 @@ from smi_adapter.backends import Resource, XdsConfig
 from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
+from smi_adapter.cluster.lease import Lease
+from smi_adapter.cluster.reporting import Now, Reporting
 from smi_adapter.cluster.residents import Residents
 from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
+from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
 from smi_adapter.delivery.xds.types import short
-from smi_adapter.findings import Finding, by_severity_then_object, printable
+from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity import Authority, Caller, Issuer
 from smi_adapter.mesh import AccessMode, Key
 from smi_adapter.settings import Settings, host_and_port
@@ -45,6 +50,7 @@ _MANY: Final = 200
 """Objects of a batch from which on it is compiled on another thread: a first sync must not stop the event loop."""
 
 _GOODBYE: Final = 4.0
+_FOR_THE_LEADER: Final = frozenset({"report", "lead"})
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 
 
@@ -58,6 +64,10 @@ class ClusterView(Source, Protocol):
 
     def cache_age(self) -> float:
         """Return the seconds since the cache was last known to be current."""
+        ...
+
+    def manifest(self, ref: Ref) -> RawObject | None:
+        """Return an object with what tells one state of it from another: `uid`, `resourceVersion`, `status`."""
         ...
 
 
@@ -88,12 +98,16 @@ class Controller:
         options = TokenOptions(settings.trust_domain, settings.token_audience, settings.check_peer_address)
         self._reviewer = TokenReviewer(client, self.residents, options)
         self.server = AdsServer(self._secrets, on_ack=self._answered)
+        me = socket.gethostname()
+        self._lease = Lease(client, client.namespace, settings.lease, f"{me}_{secrets.token_hex(4)}")
+        self._reporting = Reporting(client, settings.backend, me, self._lease.left)
         self._health = HealthServer(self.health, self.metrics.registry)
         self._alerts: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._changed_at = time.monotonic()
         self._said: frozenset[Finding] = frozenset()
         self._draining = False
+        self._ending = False
         self._authority: Authority
         self._issuer: Issuer
         self._server_issuer: Issuer
@@ -111,9 +125,16 @@ class Controller:
             xds = await self.server.start(*host_and_port(self._settings.xds_address), self._tls, door)
             _log.info("proxies connect to port %d; health and metrics are on port %d", xds, health)
             async with asyncio.TaskGroup() as tasks:
-                started = [tasks.create_task(_for_ever(name, task), name=name) for name, task in self._core().items()]
-                yield Ports(xds, health)
-                await self._drain()
+                core = self._core().items()
+                started = [tasks.create_task(self._for_ever(name, task), name=name) for name, task in core]
+                try:
+                    yield Ports(xds, health)
+                finally:
+                    self._draining = self._ending = True  # not ready from now on
+                for task in started:
+                    if task.get_name() in _FOR_THE_LEADER:
+                        task.cancel()
+                await asyncio.gather(self._lease_released(started), self._drain())
                 for task in started:
                     task.cancel()
         finally:
@@ -126,13 +147,27 @@ class Controller:
             "follow": self._follow(),
             "rotate": self._rotate(),
             "say": self._say(),
+            "report": self._reporting.look(self._now),
+            "lead": self._lead(),
             "keep-authority": self._keep_authority(),
             "keep-signing-keys": self._keep_signing_keys(),
         }
 
+    async def _for_ever(self, name: str, task: Coroutine[Any, Any, None]) -> None:
+        """Run a core task; that it ends is an error, even if somebody cancelled it (F42)."""
+        try:
+            await task
+        except asyncio.CancelledError:
+            if self._ending:
+                raise
+        except BaseException:
+            self._ending = True
+            raise
+        self._ending = True
+        raise CoreTaskEndedError(f"the task {name} has ended")
+
     async def _drain(self) -> None:
-        """Leave without a failed request: not ready, then streams end one by one and begin again elsewhere (F39)."""
-        self._draining = True
+        """Leave without a failed request: streams end one by one and begin again elsewhere (F39)."""
         _log.info("going away: %d proxies move to another replica", len(self.server.proxies()))
         await self.server.drain(_GOODBYE)
 
@@ -167,12 +202,33 @@ class Controller:
             return
         self.residents.settle(compiled.translation.mesh, compiled.translation.workloads)
         if isinstance(compiled.rendered, XdsConfig):
-            self.server.publish(compiled.rendered)
+            generation = self.server.publish(compiled.rendered)
+            told = {ref: raw and (self._source.manifest(ref) or raw) for ref, raw in batch.items()}
+            self._reporting.published(told, compiled.snapshot, compiled.translation, generation)
         self._changed_at = time.monotonic()
 
     def _answered(self, _workload: Key, answer: Answer) -> None:
         waited = asyncio.get_running_loop().time() - answer.sent.at
         self.metrics.answered(short(answer.type_url), waited, refused=bool(answer.error))
+        self._reporting.changed()
+
+    # ------------------------------------------------------------------------------------------------- reporting
+
+    async def _lead(self) -> None:
+        """Hold the Lease, or wait for it; whoever holds it writes status and Events. Losing it ends the process."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._lease.run())
+            await self._lease.acquired.wait()
+            await self._reporting.write()
+
+    async def _lease_released(self, started: list[asyncio.Task[None]]) -> None:
+        """Give the Lease up once nothing writes any more, so that another replica goes on at once."""
+        await asyncio.wait([task for task in started if task.get_name() in _FOR_THE_LEADER])
+        await self._lease.release()
+
+    def _now(self) -> Now:
+        """Return what is true of the objects at present."""
+        return Now(self._notes(), self.server.acknowledged())
 
     # ------------------------------------------------------------------------------------------------ identities
 
@@ -251,10 +307,14 @@ class Controller:
 
     def findings(self) -> tuple[Finding, ...]:
         """Return all that is to be said now, by any stage, errors first."""
-        compiled = self.compiled.findings() if self.compiled else ()
-        culprits = self._compiler.culprits.values() if self.compiled else ()
-        found = {*self._source.findings(), *compiled, *self.server.findings(), *culprits}
-        return tuple(sorted(found, key=by_severity_then_object))
+        return tuple(sorted(set(self._notes()), key=by_severity_then_object))
+
+    def _notes(self) -> tuple[Finding, ...]:
+        """Return the same in no order, and cheaply."""
+        compiled = self.compiled.notes() if self.compiled else ()
+        culprits = tuple(self._compiler.culprits.values()) if self.compiled else ()
+        own = (*self._source.findings(), *self.server.findings(), *self._reporting.findings())
+        return (*compiled, *culprits, *own)
 
     async def _say(self) -> None:
         """Log each finding once when it appears, and once when it is gone; never in the way of a push."""
@@ -297,13 +357,8 @@ class Controller:
             },
             permissive_namespaces=len({item.key[0] for item in workloads if item.mode is not AccessMode.ENFORCE}),
             certificate_expiry=max(0.0, expiry - time.time()) if expiry is not None else 0.0,
+            leader=self._lease.left() > 0,
         )
-
-
-async def _for_ever(name: str, task: Coroutine[Any, Any, None]) -> None:
-    """Run a core task; that it ends is an error (F42)."""
-    await task
-    raise CoreTaskEndedError(f"the task {name} has ended")
 
 
 class CannotStartError(Exception):

@@ -193,6 +193,11 @@ class KubernetesHarness:
         if self._session is not None:
             await self._session.close()
 
+    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+        """Close every stream; namespaces stay."""
+        await self.stop()
+        return [f"namespace {name} (kubectl delete namespace {name})" for name in namespaces]
+
     # --------------------------------------------------------------------------------------------------- namespaces
 
     async def namespace(self, name: str, *, enforced: bool) -> None:

@@ -176,6 +176,9 @@ class Harness(Protocol):
     async def stop(self) -> None:
         """Remove everything that was created."""
 
+    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+        """End, and leave what can be left; return what and where that is, a line for each."""
+
     async def namespace(self, name: str, *, enforced: bool) -> None:
         """Create a namespace in which access rules are enforced, or are not."""
 

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
-from smi_adapter.cluster.pace import Api, Pace
+from smi_adapter.cluster.pace import Api, Pace, read
 from smi_adapter.findings import Finding, Ref, finding
 
 _log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class Applier:
             words = f"the API server refused {place[1]} {place[2]}/{place[3]}: {error.message[:300]}"
             memory.refused = (digest, self._now(), words)
             return self._told(item, "SMI0603", words)
-        memory.digest, memory.shape = digest, _live(msgspec.json.decode(answer, type=_Object)).shape
+        memory.digest, memory.shape = digest, _live(read(answer, _Object)).shape
         memory.refused = None
         if correction:
             memory.corrected = self._now()
@@ -317,8 +317,8 @@ class Applier:
             query = {"labelSelector": "=".join(LABEL), "limit": str(_PAGE)}
             while True:
                 answer = await self._request("GET", resource.path(namespace), query=query, accept=_METADATA)
-                page = msgspec.json.decode(answer, type=_List)
-                for item in page.items:
+                page = read(answer, _List)
+                for item in page.items or ():
                     meta = item.metadata
                     found[api_version, kind, meta.namespace, meta.name] = _live(item)
                 if not page.metadata.continue_:
@@ -335,7 +335,7 @@ class Applier:
             plural: str | None = None
             try:
                 answer = await self._request("GET", f"/apis/{group}/{version}")
-                for item in msgspec.json.decode(answer, type=_Resources).resources:
+                for item in read(answer, _Resources).resources:
                     if item.kind == kind and "/" not in item.name:
                         plural = item.name
             except ApiError as error:
@@ -373,7 +373,7 @@ class _ListMeta(msgspec.Struct):
 
 class _List(msgspec.Struct):
     metadata: _ListMeta
-    items: list[_Object] = []
+    items: list[_Object] | None = None
 
 
 class _ApiResource(msgspec.Struct):

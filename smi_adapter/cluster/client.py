@@ -182,7 +182,8 @@ class Client:
         limits = _timeouts(connect=CONNECT, sock_read=silence, total=None)
         with _unreachable():
             async with asyncio.timeout(HEADERS):
-                response = await self._send("GET", path, query, {"Accept": "application/json"}, None, limits)
+                headers = {"Accept": "application/json", "Accept-Encoding": "identity"}  # events are small and urgent
+                response = await self._send("GET", path, query, headers, None, limits)
         if response.status < 300:
             opened()
         with _unreachable(streaming=True):

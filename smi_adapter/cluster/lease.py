@@ -23,10 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
-
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
-from smi_adapter.cluster.pace import Api
+from smi_adapter.cluster.pace import Api, read
 
 _log = logging.getLogger(__name__)
 
@@ -222,13 +220,13 @@ class Lease:
         }
 
     async def _get(self, limit: float) -> None:
-        self._object = msgspec.json.decode(await self._api.request("GET", self._path, timeout=limit), type=dict)
+        self._object = read(await self._api.request("GET", self._path, timeout=limit), dict)
 
     async def _put(self, spec: dict[str, Any], limit: float) -> None:
         async with self._lock:
             body = {**self._object, "spec": spec}
             answer = await self._api.request("PUT", self._path, body=body, timeout=max(0.1, limit))
-            self._object = msgspec.json.decode(answer, type=dict)
+            self._object = read(answer, dict)
 
     async def _create(self, limit: float) -> None:
         self._object = {}
@@ -240,4 +238,4 @@ class Lease:
             "spec": self._record(time.time()),
         }
         answer = await self._api.request("POST", self._collection, body=body, timeout=limit)
-        self._object = msgspec.json.decode(answer, type=dict)
+        self._object = read(answer, dict)

@@ -48,6 +48,10 @@ class NamespacePoll:
         """Return for how many seconds what we hold may have been behind the server."""
         return 0.0 if self.trouble is None and self.synced.is_set() else time.monotonic() - self._seen
 
+    def __str__(self) -> str:
+        """Return what is followed, for logs."""
+        return f"namespace {self.namespace}"
+
     async def run(self) -> None:
         """Ask for ever."""
         while True:

@@ -130,6 +130,15 @@ class ClusterSource:
             counts[stream.resource.kind] = counts.get(stream.resource.kind, 0) + len(stream.store)
         return counts
 
+    def state(self) -> Mapping[str, str]:
+        """Return for each stream what it is doing, in words, for logs and bug reports."""
+        return {
+            str(stream): f"{stream.trouble}"
+            if stream.trouble
+            else ("in step" if stream.synced.is_set() else "not listed yet")
+            for stream in self._streams.values()
+        }
+
     def manifest(self, ref: Ref) -> dict[str, Any] | None:
         """Return an object as we know it, with `uid`, `resourceVersion` and (SMI kinds) `status`; None: not there."""
         for stream in self._of(ref.kind):

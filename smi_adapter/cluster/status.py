@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
-from smi_adapter.cluster.pace import Api, Pace, passes
+from smi_adapter.cluster.pace import Api, Pace, passes, read
 from smi_adapter.findings import Finding, Ref, finding
 from smi_adapter.report import ObjectStatus, Report
 
@@ -325,7 +325,7 @@ class StatusWriter:
     # ------------------------------------------------------------------------------------------------------- reading
 
     def _note(self, ref: Ref, answer: bytes) -> _Known:
-        found = msgspec.json.decode(answer, type=_Object)
+        found = read(answer, _Object)
         known = _Known(found.metadata.uid, found.metadata.resourceVersion, found.status or {})
         self._known[ref] = known
         return known
@@ -354,8 +354,8 @@ class StatusWriter:
         path = Resource(group, version, PLURALS[kind], kind).path()
         query = {"limit": str(_PAGE)}
         while True:
-            page = msgspec.json.decode(await self._api.request("GET", path, query=query), type=_List)
-            for item in page.items:
+            page = read(await self._api.request("GET", path, query=query), _List)
+            for item in page.items or ():
                 meta = item.metadata
                 ref = Ref(kind, meta.namespace, meta.name, group)
                 self._known[ref] = _Known(meta.uid, meta.resourceVersion, item.status or {})
@@ -372,9 +372,8 @@ class StatusWriter:
             versions: list[str] = []
             with_status: list[str] = []
             for version in await self._group_versions(group):
-                found = msgspec.json.decode(
-                    await self._api.request("GET", f"/apis/{group}/{version}", timeout=self._timeout), type=_Resources
-                )
+                answer = await self._api.request("GET", f"/apis/{group}/{version}", timeout=self._timeout)
+                found = read(answer, _Resources)
                 names = {item.name for item in found.resources}
                 if PLURALS[kind] in names:
                     versions.append(version)
@@ -392,7 +391,7 @@ class StatusWriter:
             if error.status != 404:
                 raise
             return []
-        return sorted((item.version for item in msgspec.json.decode(answer, type=_Group).versions), reverse=True)
+        return sorted((item.version for item in read(answer, _Group).versions), reverse=True)
 
 
 class _Meta(msgspec.Struct):
@@ -413,7 +412,7 @@ class _ListMeta(msgspec.Struct):
 
 class _List(msgspec.Struct):
     metadata: _ListMeta
-    items: list[_Object] = []
+    items: list[_Object] | None = None
 
 
 class _Version(msgspec.Struct):

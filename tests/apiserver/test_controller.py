@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
+from smi_adapter.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.mesh import Mesh, controller, install_crds, ready, servers, settings
 from tests.live.apps import http_app
@@ -46,6 +49,66 @@ async def test_a_patched_weight_shows_in_the_traffic_of_a_proxy_with_a_token(mes
             await proxy.until("shop", "v1")
             await mesh.patch_split("shop", {"shop-v1": 0, "shop-v2": 1})
             await proxy.until("shop", "v2")
+            wait = ("wait", "--for=condition=Programmed", "--timeout=20s", "trafficsplit/shop", "-n", mesh.namespace)
+            await asyncio.to_thread(mesh.plane.kubectl, *wait)
             [status] = running.server.proxies()
             assert status.workload == (mesh.namespace, "web-1")
             assert status.identity == f"spiffe://cluster.local/ns/{mesh.namespace}/sa/web"
+
+
+@pytest.mark.parametrize("name", ["follow", "rotate", "say", "report", "lead", "keep-authority", "keep-signing-keys"])
+async def test_f42_a_core_task_that_ends_ends_the_process(mesh: Mesh, name: str) -> None:
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
+        async with controller(mesh.plane, settings(mesh.plane)) as (running, _):
+            await ready(running)
+            [task] = [task for task in asyncio.all_tasks() if task.get_name() == name]
+            task.cancel()
+            await asyncio.sleep(30)
+    assert [str(error) for error in ended.value.exceptions] == [f"the task {name} has ended"]
+
+
+async def test_f42_an_error_of_the_source_ends_the_process(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
+        async with controller(mesh.plane, settings(mesh.plane)) as (running, _):
+            await ready(running)
+
+            async def broken(_batch: object) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(running, "_take", broken)
+            mesh.account("one-more")
+            await asyncio.sleep(30)
+    assert ended.group_contains(ZeroDivisionError)
+
+
+async def test_f37_a_deleted_authority_is_written_again_and_garbage_stops_nobody(mesh: Mesh) -> None:
+    path = "/api/v1/namespaces/default/secrets/smi-adapter-ca"
+    client = await Client.connect(str(mesh.plane.kubeconfig))
+    try:
+        secret = AuthoritySecret(client, "smi-adapter-ca", "cluster.local")
+        made = await secret.load()
+        assert (await AuthoritySecret(client, "smi-adapter-ca", "cluster.local").load()).bundle == made.bundle
+        assert await secret.check(made) == ""
+        mesh.plane.request("DELETE", path)
+        assert await secret.check(made) == ""
+        assert (await secret.load()).bundle == made.bundle
+        mesh.plane.request("PATCH", path, {"data": {"tls.key": "AAAA"}}, "application/merge-patch+json")
+        with pytest.raises(AuthoritySecretError, match="does not hold a key"):
+            await AuthoritySecret(client, "smi-adapter-ca", "cluster.local").load()
+        assert await secret.check(made) == ""
+        assert (await secret.load()).bundle == made.bundle
+        mesh.plane.request("PATCH", path, {"data": None}, "application/merge-patch+json")
+        assert await secret.check(made) == "", "a chart that is applied again empties it"
+        assert (await secret.load()).bundle == made.bundle
+    finally:
+        await client.close()
+
+
+async def test_replicas_that_start_together_share_one_authority(mesh: Mesh) -> None:
+    client = await Client.connect(str(mesh.plane.kubeconfig))
+    try:
+        secrets = [AuthoritySecret(client, "shared-ca", "cluster.local") for _ in range(5)]
+        bundles = {made.bundle for made in await asyncio.gather(*(secret.load() for secret in secrets))}
+        assert len(bundles) == 1
+    finally:
+        await client.close()

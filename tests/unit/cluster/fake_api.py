@@ -97,11 +97,11 @@ class FakeApi:
     # --------------------------------------------------------------------------------------------------- the answers
     async def request(
         self,
-        method: str,
+        method: str,  # noqa: ARG002
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        timeout: float = 10.0,
+        timeout: float = 10.0,  # noqa: ARG002, ASYNC109
     ) -> bytes:
         await asyncio.sleep(0)
         self.requests.append((path, query or {}))
@@ -137,7 +137,11 @@ class FakeApi:
         }
 
     async def watch(
-        self, path: str, query: Mapping[str, str], silence: float = 75.0, opened: Callable[[], None] = lambda: None
+        self,
+        path: str,  # noqa: ARG002
+        query: Mapping[str, str],
+        silence: float = 75.0,  # noqa: ARG002
+        opened: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(0)
         self.watches.append(query)
