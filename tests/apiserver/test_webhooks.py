@@ -19,6 +19,7 @@ from smi_adapter.settings import Settings
 from smi_adapter.smi import wire
 from smi_adapter.webhooks import certificates, configuration
 from smi_adapter.webhooks.certificates import Lives
+from smi_adapter.webhooks.keeper import Places, SecretKeeper
 from tests.apiserver.webhook_world import (
     BAD,
     CONFIGURATION,
@@ -210,6 +211,29 @@ async def test_f37_a_deleted_secret_is_written_again_from_memory(replica: Replic
     stored = world.plane.get(f"/api/v1/namespaces/{world.namespace}/secrets/{SECRET}")["data"]
     assert {name: base64.b64decode(value) for name, value in stored.items()} == certificates.to_data(held)
     await trusted(replica)
+
+
+async def test_f37_a_secret_that_may_not_be_created_is_told_and_memory_goes_on(replica: Replica, world: World) -> None:
+    """The chart lets the controller patch its one Secret, not create any: that cannot be limited by name."""
+    name, namespace = "controller", world.namespace
+    world.plane.kubectl(
+        "create", "role", name, "--verb=get,patch", "--resource=secrets", f"--resource-name={SECRET}", "-n", namespace
+    )
+    world.plane.kubectl("create", "rolebinding", name, f"--role={name}", f"--user={name}", "-n", namespace)
+    limited = await Client.connect(str(world.plane.user(name)))
+    limited.namespace = namespace
+    one = await world.replica()
+    keeper = SecretKeeper(limited, Places(SECRET, "smi-adapter-webhooks", ("localhost",)), one.server, lambda: True)
+    await keeper.look()
+    held = keeper.held
+    assert held is not None
+    await one.kubectl("delete", "secret", SECRET, "-n", namespace)
+    await keeper.look()
+    await limited.close()
+    assert keeper.held is held
+    [problem] = keeper.problems
+    assert (problem.code, problem.subject.name) == ("SMI0906", SECRET)
+    assert "may not be written (403 Forbidden); what is in memory is used" in problem.message
 
 
 async def test_f37_garbage_in_our_secret_is_replaced_from_memory(replica: Replica, world: World) -> None:
