@@ -29,7 +29,7 @@ from smi_adapter.delivery.xds import AdsServer, ServerTls
 from smi_adapter.embedded_api.ledger import Ledger
 from smi_adapter.embedded_api.reporting import Reporting
 from smi_adapter.embedded_api.server import ApiServer
-from smi_adapter.embedded_api.shelf import ShelfError
+from smi_adapter.embedded_api.shelf import ShelfConflictError, ShelfError
 from smi_adapter.embedded_api.store import Store
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
@@ -39,7 +39,7 @@ from smi_adapter.settings import Settings
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
-from smi_adapter.sources.edits import EditError
+from smi_adapter.sources.edits import ChangedError, EditError
 from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class LocalMesh:
         self.runtime = LocalRuntime(setup, self._changed.set)
         self._ledger = Ledger(options.state / "books.json")
         self._store = Store(remembered=self._ledger.read() if options.api else {})
-        self._api = ApiServer(self._store, _FileShelf(self.source)) if options.api else None
+        self._api = ApiServer(self._store, FileShelf(self.source)) if options.api else None
         self._reporting = Reporting(self._store, options.settings.backend)
         self._generation = 0
         bundle = self._authority.bundle
@@ -306,20 +306,23 @@ class LocalMesh:
         writer.close()
 
 
-class _FileShelf:
+class FileShelf:
     """The directory as the embedded API's shelf."""
 
     def __init__(self, source: DirectorySource) -> None:
         self._source = source
 
     def written(self, ref: Ref) -> RawObject | None:
+        """Return an object as its file holds it."""
         return self._source.written(ref)
 
     def put(self, ref: Ref, raw: RawObject) -> None:
+        """Write an object into its file."""
         with _as_shelf_errors():
             self._source.put(ref, raw)
 
     def remove(self, ref: Ref) -> None:
+        """Remove an object from its files."""
         with _as_shelf_errors():
             self._source.remove(ref)
 
@@ -328,6 +331,8 @@ class _FileShelf:
 def _as_shelf_errors() -> Iterator[None]:
     try:
         yield
+    except ChangedError as error:
+        raise ShelfConflictError(str(error)) from error
     except EditError as error:
         raise ShelfError(str(error)) from error
 

@@ -145,6 +145,7 @@ class LocalHarness:
         self._folder = Path()
         self._read_to: dict[Path, int] = {}
         self._apps: dict[str, App] = {}
+        self._found: dict[tuple[str, str, int], list[list[Any]]] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "local"}
@@ -195,7 +196,19 @@ class LocalHarness:
         await asyncio.gather(self._driver.stop(), *(client.stop(2.0) for client in self._clients))
 
     async def _ask(self, op: str, patience: float = 60.0, **fields: Any) -> dict[str, Any]:
+        if op in {"apply", "delete", "deploy", "undeploy"}:
+            self._found.clear()
         return await self._driver.ask({"op": op, **fields}, patience)
+
+    async def _address(self, client: str, service: str, port: int) -> list[list[Any]]:
+        """Ask where a client finds a Service; what its proxy listens on stays until something is written."""
+        found = self._found.get((client, service, port))
+        if found is None:
+            answer = await self._ask("address", client=client, service=service, port=port)
+            found = answer["addresses"]
+            if client and found:
+                self._found[client, service, port] = found
+        return found
 
     async def namespace(self, name: str, *, enforced: bool) -> None:
         """Create a namespace."""
@@ -254,8 +267,7 @@ class LocalHarness:
             addresses, host = [[req.pod, req.port]], req.host or f"{req.pod}:{req.port}"
         else:
             meshed = client.meshed and not req.bypass
-            answer = await self._ask("address", client=client.key if meshed else "", service=req.service, port=req.port)
-            addresses = answer["addresses"]
+            addresses = await self._address(client.key if meshed else "", req.service, req.port)
             host = req.host or host_of(self._target.mesh, req.service, req.port)
         if not addresses:
             return [Reply("dns", 0, f"{token}-{number}") for number in range(batch.n)]

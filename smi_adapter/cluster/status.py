@@ -169,7 +169,7 @@ class StatusWriter:
     @property
     def backlog(self) -> int:
         """Return how many objects wait to be written."""
-        return len(self._wanted) + len(self._busy)
+        return len(self._wanted.keys() | self._busy)
 
     def _delay(self, report: Report, known: _Known | None) -> float:
         if not report.passing:

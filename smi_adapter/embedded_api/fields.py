@@ -77,11 +77,11 @@ def _item(key: str, item: Mapping[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------------- owners
 def updated(managers: Iterable[Manager], old: Leaves, new: Leaves, who: Manager) -> tuple[Manager, ...]:
     """Return the owners after somebody changed an object without applying: what it set is its own alone."""
-    touched = {path for path, value in new.items() if path not in old or old[path] != value}
-    kept = new.keys() - touched
+    touched = frozenset(path for path, value in new.items() if path not in old or old[path] != value)
+    kept = frozenset(new) - touched
     others = [replace(one, paths=one.paths & kept) for one in managers if one.key != who.key]
     own = next((one for one in managers if one.key == who.key), None)
-    mine = (own.paths & new.keys() if own else frozenset()) | touched
+    mine = ((own.paths & kept) if own else frozenset()) | touched
     changed = replace(who, time=own.time) if own and own.paths == mine else who
     return _living([*others, replace(changed, paths=mine)])
 

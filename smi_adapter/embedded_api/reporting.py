@@ -24,8 +24,8 @@ from smi_adapter.snapshot import Snapshot
 
 CONTROLLER = "smi-adapter.io/controller"
 EVENT_LIFE = 3600.0
-SETTLE = 1.0
-"""Seconds for which a finding must last before it is worth an Event."""
+LOOK_AGAIN = 60.0
+"""Seconds after which Events are looked at anyway: one that lasts is told again, one that had to wait is told then."""
 
 Acknowledged = Mapping[Key, tuple[int, ...]]
 
@@ -36,12 +36,11 @@ class Reporting:
     def __init__(self, store: Store, backend: str, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._reporter = Reporter(backend)
-        self._book = EventBook(settle=0)  # `tell` itself waits until a finding lasts
+        self._book = EventBook()
         self._clock = clock
         self._events: dict[Ref, float] = {}
-        self._since: dict[Finding, float] = {}
         self._known: tuple[object, ...] = ()
-        self._later = False
+        self._told = 0.0
 
     def take(self, batch: Mapping[Ref, RawObject | None], snapshot: Snapshot, mesh: Mesh, generation: int) -> None:
         """Note what was published; the store has the batch already."""
@@ -51,6 +50,8 @@ class Reporting:
             if kind is not None and kind.smi:
                 entry = self._store.get(ref)
                 seen[ref] = views.shown(entry, kind, _version(entry), self._store) if entry else None
+        gone = [ref for ref, raw in seen.items() if raw is None and ref in self._reporter.subjects]
+        self._book.forget(self._reporter.subjects[ref].uid for ref in gone)
         self._reporter.take(seen, snapshot, mesh, generation)
         self._known = ()
 
@@ -59,18 +60,19 @@ class Reporting:
         now = self._clock()
         self._forget(now)
         known = (findings, acknowledged, self._store.revision)
-        if known == self._known and not self._later:
+        if known == self._known and not self._book.unsettled and now - self._told < LOOK_AGAIN:
             return
+        self._told, self._book.unsettled = now, False
         self._store.report(workloads.statuses(self._store))
-        self._since = {item: self._since.get(item, now) for item in findings}
         reports = list(self._reporter.reports(findings, acknowledged))
         self._store.report({report.subject.ref: self._status(report, now) for report in reports})
-        self._later = any(now - since < SETTLE for since in self._since.values())
         for report in reports:
-            lasting = [item for item in report.findings if now - self._since[item] >= SETTLE]
             subject = report.subject
-            for notice in self._book.notices(subject.ref, subject.uid, subject.api_version, lasting, now):
-                self._post(notice, now)
+            entry = self._store.get(subject.ref)
+            if entry is not None:
+                api_version = str(entry.raw.get("apiVersion", ""))
+                for notice in self._book.notices(subject.ref, subject.uid, api_version, report.findings, now):
+                    self._post(notice, now)
         self._known = (findings, acknowledged, self._store.revision)
 
     def _status(self, report: Report, now: float) -> Mapping[str, Any]:

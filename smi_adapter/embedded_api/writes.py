@@ -8,8 +8,9 @@ Writes come one after the other; an edit of the file in between counts like anot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +18,16 @@ from smi_adapter.decode import RawObject
 from smi_adapter.decode.forms import APP_ADDRESS, DIAL
 from smi_adapter.embedded_api import answers, checks, fields, patches, views
 from smi_adapter.embedded_api.kinds import Kind, by_ref
-from smi_adapter.embedded_api.shelf import Shelf, ShelfError
+from smi_adapter.embedded_api.shelf import Shelf, ShelfConflictError, ShelfError
 from smi_adapter.embedded_api.store import LAST_APPLIED, Book, Entry, Store, differs
 from smi_adapter.findings import Ref
 from smi_adapter.smi import wire
 
 PATIENCE = 10.0
 """Seconds within which a file that was written must have been read again."""
+
+_MOMENT = 0.5
+"""Seconds within which what the source makes of a file follows its being read."""
 
 _SERVERS = frozenset(
     {"uid", "resourceVersion", "generation", "managedFields", "selfLink", "deletionTimestamp", "creationTimestamp"}
@@ -251,14 +255,13 @@ class Writer:
     async def _write(self, target: Target, entry: Entry | None, filed: dict[str, Any], book: Book) -> None:
         raw = entry.raw if entry else None
         with self._store.expecting(target.ref, book):
-            self._put(target, filed)
-            await self._until(target.ref, raw)
-
-    def _put(self, target: Target, filed: dict[str, Any]) -> None:
-        try:
-            self._shelf.put(target.ref, filed)
-        except ShelfError as error:
-            raise answers.RefusedError(500, "InternalError", str(error)) from error
+            written = self._shelf.written(target.ref)
+            with _said():
+                self._shelf.put(target.ref, filed)
+            await self._until(target.ref, raw, written)
+        done = self._store.get(target.ref)
+        if done is not None and done.raw is raw:
+            self._store.note(target.ref, book)
 
     async def _remove(self, target: Target, entry: Entry) -> None:
         if not target.kind.writable:
@@ -277,21 +280,39 @@ class Writer:
             return
         for ref in doomed:
             raw = found.raw if (found := self._store.get(ref)) else None
-            try:
+            written = self._shelf.written(ref)
+            with _said():
                 self._shelf.remove(ref)
-            except ShelfError as error:
-                raise answers.RefusedError(500, "InternalError", str(error)) from error
-            await self._until(ref, raw)
+            await self._until(ref, raw, written)
 
-    async def _until(self, ref: Ref, before: RawObject | None) -> None:
-        """Wait until the source says something else about an object than before."""
+    async def _until(self, ref: Ref, before: RawObject | None, filed: RawObject | None) -> None:
+        """Wait until the source says something else about an object than before.
+
+        An edit of what nothing is made of here (a cluster IP, say) is in force when the file has been read.
+        """
         try:
             async with asyncio.timeout(self._patience):
                 while (found.raw if (found := self._store.get(ref)) else None) is before:
-                    await self._store.moved()
+                    try:
+                        async with asyncio.timeout(_MOMENT):
+                            await self._store.moved()
+                    except TimeoutError:
+                        if self._shelf.written(ref) is not filed:
+                            return
         except TimeoutError:
             message = f"the file of {ref} was written, but not read again within {self._patience:.0f} s"
             raise answers.RefusedError(504, "Timeout", message) from None
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Say the errors of the shelf as the API does."""
+    try:
+        yield
+    except ShelfConflictError as error:
+        raise answers.RefusedError(409, "Conflict", str(error)) from error
+    except ShelfError as error:
+        raise answers.RefusedError(500, "InternalError", str(error)) from error
 
 
 def _leaves_of(last_applied: str, *, keyed: bool) -> frozenset[fields.Path]:

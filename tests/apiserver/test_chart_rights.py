@@ -26,7 +26,8 @@ RELEASE = "smi-adapter"
 HOME = "mesh"
 ACCOUNT = f"system:serviceaccount:{HOME}:{RELEASE}"
 
-# Rights that this run has no occasion to use, and what they are for.
+# Rights that this run has no occasion to use, and what they are for. An API server that streams its lists is asked to
+# `watch` only; to `list` is for one that does not.
 FOR_LATER = {
     ("events.k8s.io", "events", "patch"): "the second Event of a series, some minutes later",
     ("events.k8s.io", "events", "get"): "the second Event of a series, some minutes later",
@@ -119,7 +120,11 @@ def _work(plane: ControlPlane, namespace: str, folder: Path) -> Mesh:
     made.pod("shop-1", labels={"app": "shop"}, meshed=False)
     made.service("shop", "shop-1", selector={"app": "shop"})
     made.split("shop", {"shop": 1, "not-there": 1})
-    routes: dict[str, Any] = {"HTTPRouteGroup": {"matches": [{"name": "all", "pathRegex": ".*"}]}, "TCPRoute": {}, "UDPRoute": {}}
+    routes: dict[str, Any] = {
+        "HTTPRouteGroup": {"matches": [{"name": "all", "pathRegex": ".*"}]},
+        "TCPRoute": {},
+        "UDPRoute": {},
+    }
     for kind, spec in routes.items():
         api = "specs.smi-spec.io/v1alpha4"
         made.apply({"apiVersion": api, "kind": kind, "metadata": {"name": "x"}, "spec": spec})
@@ -145,7 +150,8 @@ def _all_have_status(plane: ControlPlane, namespace: str) -> bool:
 @pytest.mark.parametrize("mode", ["everywhere", "one-namespace"])
 async def test_every_right_is_used_and_none_is_missing(plane: ControlPlane, tmp_path: Path, mode: str) -> None:
     plane.new_namespace("shop")
-    _install(plane, *(("--set", "watchNamespaces={shop}") if mode == "one-namespace" else ()))
+    only = ("--set", "watchNamespaces={shop}") if mode == "one-namespace" else ()
+    _install(plane, "--set", "webhooks.validating.enabled=false", *only)
     mesh = _work(plane, "shop", tmp_path)
     events = f"/apis/events.k8s.io/v1/namespaces/{mesh.namespace}/events"
     with Deployed(plane, tmp_path) as running:
@@ -170,5 +176,5 @@ async def test_every_right_is_used_and_none_is_missing(plane: ControlPlane, tmp_
     assert not refused, running.process.tail()
     used = [event for event in log if "objectRef" in event and event["responseStatus"]["code"] < 500]
     idle = {right for right in _granted(plane) if not any(_allows(right, event) for event in used)}
-    idle = {right for right in idle if (right.group, right.resource, right.verb) not in FOR_LATER}
-    assert not idle
+    idle = {right for right in idle if right.verb != "list" and right[:3] not in FOR_LATER}
+    assert not idle, "\n".join(str(tuple(right)) for right in sorted(idle))

@@ -158,3 +158,18 @@ def test_only_the_owner_of_the_kubeconfig_gets_in(kubectl: Kubectl) -> None:
     assert text["clusters"][0]["cluster"]["server"].startswith("https://127.0.0.1:")
     done = kubectl.run("get", "ts", "--token", "guessed")
     assert (done.returncode, "Unauthorized" in done.stderr or "logged in" in done.stderr) == (1, True)
+
+
+def test_what_was_applied_is_known_after_a_restart(tmp_path: Path) -> None:
+    source, state = tmp_path / "source", tmp_path / "state"
+    source.mkdir()
+    applied = SPLIT.replace("namespace: shop}", "namespace: default, labels: {a: b}}")
+    for text, wanted in (
+        (applied, "created"),
+        (applied, "unchanged"),
+        (applied.replace(", labels: {a: b}", ""), "configured"),
+    ):
+        with embedded_api(source, state) as kubeconfig:
+            done = Kubectl(kubeconfig, tmp_path).run("apply", "-f", "-", stdin=text)
+            assert (done.returncode, done.stderr, done.stdout.split()[-1]) == (0, "", wanted)
+    assert "labels" not in (source / "default" / "trafficsplit-web.yaml").read_text()

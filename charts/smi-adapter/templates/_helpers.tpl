@@ -83,11 +83,14 @@ capabilities:
 {{/* What the controller reads and writes wherever it looks: one list for the ClusterRole and for Roles. */}}
 {{- define "smi-adapter.meshRules" -}}
 - apiGroups: [""]
-  resources: [pods, serviceaccounts, services]
+  resources: [serviceaccounts, services]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [access.smi-spec.io]
   resources: [identitybindings, traffictargets]
   verbs: [get, list, watch]
@@ -116,8 +119,8 @@ capabilities:
 {{- define "smi-adapter.backendRules" -}}
 {{- if eq .Values.settings.backend "gateway_api" }}
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [httproutes]
-  verbs: [create, delete, get, list, patch, watch]
+  resources: [httproutes, tcproutes]
+  verbs: [create, delete, get, list, patch]
 {{- end }}
 {{- end }}
 

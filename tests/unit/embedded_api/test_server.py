@@ -134,6 +134,19 @@ async def test_what_was_wrong_before_does_not_hinder_another_change(client: Clie
     assert (await client.merge(STORED, {"spec": {"backends": [{"service": "v1", "weight": -2}]}})).status == 422
 
 
+async def test_what_an_author_wrote_into_a_file_is_not_pruned_by_others(client: Client) -> None:
+    raw: Any = split()
+    raw["spec"]["typo"] = 1
+    client.shelf.edit(raw)
+    patch = {"metadata": {"labels": {"a": "b"}}}
+    query = "?fieldValidation=Strict"
+    assert (await client.merge(STORED + query, patch)).status == 200
+    written = client.shelf.written(SPLIT)
+    assert written is not None
+    assert written["spec"]["typo"] == 1
+    assert (await client.merge(STORED + query, {"spec": {"other": 1}})).status == 400
+
+
 @pytest.mark.parametrize(
     ("validation", "status", "warnings"), [("Strict", 400, 0), ("Warn", 201, 1), ("Ignore", 201, 0)]
 )
