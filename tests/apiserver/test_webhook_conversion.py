@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from smi_adapter import crds
+from smi_adapter.cluster import listing
 from smi_adapter.cluster.client import Client
+from smi_adapter.findings import Ref
 from smi_adapter.smi import schema
 from smi_adapter.webhooks import configuration, convert
 from tests.apiserver.webhook_world import MERGE, Replica, World, group
-from tests.cluster.control_plane import ControlPlane, RequestError
+from tests.cluster.control_plane import ControlPlane, RequestError, StartControlPlane
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,23 @@ async def test_f22_a_dead_conversion_hurts_only_reads_in_other_versions_and_ends
     assert (await read(converting, f"{url.format('v1alpha4')}/it"))["spec"]
     with pytest.raises(RequestError, match="conversion webhook"):
         await asyncio.to_thread(world.plane.get, f"{url.format('v1alpha1')}/it")
+    seen = await listing.everything(world.client)  # as the controller: in the stored version, so it needs no webhook
+    assert Ref("HTTPRouteGroup", world.namespace, "it", "specs.smi-spec.io") in seen.objects
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/httproutegroups.specs.smi-spec.io"
     world.plane.request("PATCH", path, {"spec": {"conversion": {"strategy": "None", "webhook": None}}}, MERGE)
     assert (await read(converting, f"{url.format('v1alpha1')}/it"))["spec"]
     world.plane.kubectl("delete", "namespace", world.namespace, "--wait=false")
+
+
+def test_f22_a_namespace_is_deleted_while_every_webhook_is_dead(start_control_plane: StartControlPlane) -> None:
+    own = start_control_plane(controller_manager=True)
+    own.apply(*crds.definitions())
+    own.kubectl("create", "namespace", "doomed")
+    for raw in (group("yes", "it", "doomed"), {**SAMPLES[1], "metadata": {"name": "it", "namespace": "doomed"}}):
+        own.apply(raw)
+    nowhere = {"url": "https://localhost:1/"}
+    own.apply(configuration.validating("dead", nowhere))
+    for one in crds.definitions():
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crds.name_of(one)}"
+        own.request("PATCH", path, {"spec": {"conversion": configuration.conversion(nowhere)}}, MERGE)
+    own.kubectl("delete", "namespace", "doomed", "--timeout=60s")
