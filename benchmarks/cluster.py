@@ -169,6 +169,7 @@ def _footprint(bench: Bench, plane: ControlPlane) -> Bar:
         start = replica.ask("ready", seconds=120.0)["seconds"]
         time.sleep(2.0)
         memory = replica.ask("memory")
+        bench.say(f"K3: {memory}")
     with Child("typed", {"kubeconfig": kubeconfig}) as typed:
         theirs = typed.ask("list")
     control = "control: the library's typed models of the same objects, without anything made of them"
@@ -255,8 +256,16 @@ def _pod(number: int, service: int) -> dict[str, Any]:
         "volumeMounts": [{"name": f"v{index}", "mountPath": f"/data/{index}"} for index in range(5)],
     }
     volumes = [{"name": f"v{index}", "emptyDir": {}} for index in range(5)]
+    owner = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "name": f"service-{service}-5f8c7d9b6",
+        "uid": f"00000000-0000-0000-0000-{service:012}",
+        "controller": True,
+    }
     metadata = {
         "name": f"pod-{number}",
+        "ownerReferences": [owner],
         "labels": {"app": f"service-{service}", "pod-template-hash": "5f8c7d9b6", "team": "shop"},
         "annotations": {"example.com/checksum": "0" * 64},
     }

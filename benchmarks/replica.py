@@ -48,6 +48,7 @@ async def main() -> None:
     """Start the controller; answer `ready` (how long that took) and `memory`."""
     given = arguments()
     began = time.monotonic()
+    imported = resident()
     settings = Settings.model_validate(given["settings"])
     client = await Client.connect(given["kubeconfig"])
     source: ClusterSource = ClusterSource(client)
@@ -64,7 +65,7 @@ async def main() -> None:
         return {"seconds": time.monotonic() - began}
 
     async def memory() -> Message:
-        return {"bytes": resident(), "findings": len(controller.findings())}
+        return {"bytes": resident(), "imported": imported, "findings": len(controller.findings())}
 
     async def bundle() -> Message:
         return {"pem": controller.bundle.decode()}

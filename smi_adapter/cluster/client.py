@@ -40,6 +40,8 @@ RENEW = 60.0
 """Seconds after which tokens are read again."""
 RETRY_LOGIN = 5.0
 """Seconds between two new logins because of a refusal (401)."""
+FAREWELL = 0.1
+"""Seconds for the orderly end of a TLS connection."""
 LONGEST_LINE = 8 * 1024 * 1024
 """Bytes of one watch event; etcd takes objects of 1.5 MiB, so that a longer one is no event that we could use."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -260,6 +262,7 @@ class _Login:
     async def close(self) -> None:
         if self.api is not None:
             await self.api.close()
+            await asyncio.sleep(2 * FAREWELL)  # a connection that was given up is closed by the event loop, later
 
     async def _use(self, configuration: Any) -> None:
         """Make a client of the configuration unless the present one has the same certificates."""
@@ -271,6 +274,8 @@ class _Login:
             return
         configuration.connection_pool_maxsize = 0  # a watch holds its connection; there may be hundreds
         old, self.api = self.api, ApiClient(configuration)
+        # asyncio would wait 30 s for a dead server to agree to the end of a TLS connection; aiohttp has no say in that.
+        self.api.rest_client.pool_manager.connector._ssl_shutdown_timeout = FAREWELL  # noqa: SLF001
         self._made_of = made_of
         if old is not None:
             await old.close()
@@ -357,6 +362,8 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None
             if length > LONGEST_LINE:
                 raise LineTooLong(f"a watch event is longer than {LONGEST_LINE} bytes")
     finally:
+        if response.connection is not None and response.connection.transport is not None:
+            response.connection.transport.abort()  # nobody waits for the orderly end of a stream that is given up
         response.close()
 
 

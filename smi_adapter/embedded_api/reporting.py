@@ -68,11 +68,8 @@ class Reporting:
         self._store.report({report.subject.ref: self._status(report, now) for report in reports})
         for report in reports:
             subject = report.subject
-            entry = self._store.get(subject.ref)
-            if entry is not None:
-                api_version = str(entry.raw.get("apiVersion", ""))
-                for notice in self._book.notices(subject.ref, subject.uid, api_version, report.findings, now):
-                    self._post(notice, now)
+            for notice in self._book.notices(subject.ref, subject.uid, subject.api_version, report.findings, now):
+                self._post(notice, now)
         self._known = (findings, acknowledged, self._store.revision)
 
     def _status(self, report: Report, now: float) -> Mapping[str, Any]:
