@@ -37,6 +37,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "smi-adapter.labels" -}}
 {{ include "smi-adapter.selector" . }}
+{{ include "smi-adapter.commonLabels" . }}
+{{- end }}
+
+{{/* For pods that no Service may find: these, and a name of their own. */}}
+{{- define "smi-adapter.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: smi-adapter
@@ -71,6 +76,24 @@ runAsGroup: 65532
 fsGroup: 65532
 seccompProfile:
   type: RuntimeDefault
+{{- end }}
+
+{{/* Where any of our pods may run, and as whom. */}}
+{{- define "smi-adapter.scheduling" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- include "smi-adapter.podSecurity" . | nindent 2 }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "smi-adapter.containerSecurity" -}}
