@@ -7,6 +7,7 @@ one), 2 usage, 3 the harness could not be started, 4 there were errors and no fa
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -103,6 +104,7 @@ def _once(options: dict[str, Any], number: int) -> int:
     arguments += ["--smi-quick"] if options["quick"] else []
     arguments += ["--smi-keep"] if options["keep"] else []
     arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed here has no part in it
     result = _Result()
     code = int(pytest.main(arguments, plugins=[result]))
     if result.report is None:

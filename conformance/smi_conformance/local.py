@@ -145,6 +145,7 @@ class LocalHarness:
         self._folder = Path()
         self._read_to: dict[Path, int] = {}
         self._apps: dict[str, App] = {}
+        self._found: dict[tuple[str, str, int], list[list[Any]]] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "local"}
@@ -195,7 +196,19 @@ class LocalHarness:
         await asyncio.gather(self._driver.stop(), *(client.stop(2.0) for client in self._clients))
 
     async def _ask(self, op: str, patience: float = 60.0, **fields: Any) -> dict[str, Any]:
+        if op in {"apply", "delete", "deploy", "undeploy"}:
+            self._found.clear()
         return await self._driver.ask({"op": op, **fields}, patience)
+
+    async def _address(self, client: str, service: str, port: int) -> list[list[Any]]:
+        """Ask where a client finds a Service; what its proxy listens on stays until something is written."""
+        found = self._found.get((client, service, port))
+        if found is None:
+            answer = await self._ask("address", client=client, service=service, port=port)
+            found = answer["addresses"]
+            if client and found:
+                self._found[client, service, port] = found
+        return found
 
     async def namespace(self, name: str, *, enforced: bool) -> None:
         """Create a namespace."""
@@ -247,6 +260,13 @@ class LocalHarness:
         answer = await self._ask("events", object=manifest)
         return [Event(str(item["reason"]), str(item["message"])) for item in answer["events"]]
 
+    async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
+        """Ask the driver."""
+        found = await self._address(client.key, service, port)
+        if not found:
+            raise HarnessError(f"{client.key} finds no address for {service}:{port}")
+        return str(found[0][0]), int(found[0][1])
+
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Ask the driver where that client finds the Service, and send the requests there."""
         source = ""
@@ -254,8 +274,7 @@ class LocalHarness:
             addresses, host = [[req.pod, req.port]], req.host or f"{req.pod}:{req.port}"
         else:
             meshed = client.meshed and not req.bypass
-            answer = await self._ask("address", client=client.key if meshed else "", service=req.service, port=req.port)
-            addresses = answer["addresses"]
+            addresses = await self._address(client.key if meshed else "", req.service, req.port)
             host = req.host or host_of(self._target.mesh, req.service, req.port)
         if not addresses:
             return [Reply("dns", 0, f"{token}-{number}") for number in range(batch.n)]
@@ -288,8 +307,11 @@ class LocalHarness:
         return found
 
     async def hook(self, name: str) -> None:
-        """Hand the hook to the driver; a command of the target runs here."""
-        await run_hook(self._target, name)
+        """Run a command of the target; without one, the driver knows what to do."""
+        if self._target.hooks.get(name):
+            await run_hook(self._target, name)
+        else:
+            await self._ask("hook", name=name)
 
 
 def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]:

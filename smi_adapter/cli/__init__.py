@@ -8,6 +8,7 @@ everything else to stderr.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -85,14 +86,19 @@ def main() -> None:
     """Make the Service Mesh Interface (SMI) work: TrafficSplit, TrafficTarget and friends on real proxies."""
 
 
-def entry() -> None:
-    """Run the command line; ^C ends with 130, as shells expect."""
-    as_plugin = Path(sys.argv[0]).name.startswith("kubectl-traffic")
+def run(arguments: Sequence[str] | None = None, name: str = "smi-adapter") -> int:
+    """Run a command line (None: the process's own) and return its exit code; ^C is 130, as shells expect."""
     try:
-        code = main.main(prog_name="kubectl traffic" if as_plugin else "smi-adapter", standalone_mode=False)
+        code = main.main(None if arguments is None else [*arguments], prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def entry() -> None:
+    """Be a program: `smi-adapter`, or kubectl's plugin if that is how we were called."""
+    as_plugin = Path(sys.argv[0]).name.startswith("kubectl-traffic")
+    sys.exit(run(name="kubectl traffic" if as_plugin else "smi-adapter"))

@@ -24,6 +24,8 @@ from smi_adapter.findings import Finding, Ref, finding
 
 _PAGE: Final = "500"
 _RESTARTS: Final = 3
+_PATIENCE: Final = 5
+"""So many times a busy API server is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ async def _pages(client: Client, resource: Resource, path: str) -> list[Item]:
         try:
             while True:
                 query = {"limit": _PAGE, **({"continue": token} if token else {})}
-                page = projection.page(await client.request("GET", path, query=query, timeout=30.0))
+                page = projection.page(await _answer(client, path, query))
                 found += page.items
                 token = page.token
                 if not token:
@@ -111,6 +113,18 @@ async def _pages(client: Client, resource: Resource, path: str) -> list[Item]:
             if error.status != 410 or last:
                 raise
     raise AssertionError("the last attempt returned or raised")
+
+
+async def _answer(client: Client, path: str, query: Mapping[str, str]) -> bytes:
+    """GET; an API server that is busy (a CRD was just changed, say) is asked again when it says so."""
+    for _ in range(_PATIENCE):
+        try:
+            return await client.request("GET", path, query=query, timeout=30.0)
+        except ApiError as error:
+            if error.status not in {429, 503}:
+                raise
+            await asyncio.sleep(min(5.0, max(0.2, error.retry_after or 0.2)))
+    return await client.request("GET", path, query=query, timeout=30.0)
 
 
 async def events_of(client: Client, namespace: str, kind: str, name: str) -> list[Mapping[str, Any]]:
@@ -149,7 +163,7 @@ async def some(client: Client, chosen: Chosen) -> tuple[list[Mapping[str, Any]],
             continue
         path, projection = served.resource.path(chosen.namespace), Projection(served.resource)
         query = _narrowed(chosen)
-        page = projection.page(await client.request("GET", path, query=query, timeout=30.0))
+        page = projection.page(await _answer(client, path, query))
         versions[served.resource] = page.version
         found += [_whole(projection.raw(item.value), item) for item in page.items]
     return sorted(found, key=lambda raw: (raw["metadata"].get("namespace", ""), raw["metadata"]["name"])), versions

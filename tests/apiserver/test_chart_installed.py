@@ -5,11 +5,13 @@ No pod runs here, so releases are made without waiting and without hooks.
 
 import base64
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import yaml
 
 from smi_adapter import crds
 from smi_adapter.smi import schema
@@ -60,10 +62,12 @@ def _helm(major: int) -> Path:
 
 
 @pytest.fixture(params=[3, 4], ids=["helm3", "helm4"])
-def helm(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[Helm]:
-    """Run either Helm as admin; what is left of a release afterwards is removed."""
-    command = _helm(request.param)
+def command(request: pytest.FixtureRequest) -> Path:
+    """Return either Helm."""
+    return _helm(request.param)
 
+
+def _helm_on(plane: ControlPlane, command: Path) -> Helm:
     def run(*arguments: str, check: bool = True) -> str:
         environment = {**plane.environment(), "HELM_NAMESPACE": "mesh"}
         done = subprocess.run(
@@ -75,6 +79,13 @@ def helm(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[Helm]:
             assert done.returncode != 0, done.stdout
         return done.stdout + done.stderr
 
+    return run
+
+
+@pytest.fixture
+def helm(plane: ControlPlane, command: Path) -> Iterator[Helm]:
+    """Run either Helm as admin; what is left of a release afterwards is removed."""
+    run = _helm_on(plane, command)
     yield run
     if RELEASE in run("list", "--short"):
         run("uninstall", RELEASE, "--no-hooks")
@@ -254,6 +265,36 @@ def test_who_may_do_what(plane: ControlPlane, helm: Helm) -> None:
             assert may(who, "list", what, "-n", "default"), (who, what)
             assert may(who, "patch", what, "-n", "default") == (who in writers), (who, what)
         assert not may("admin", "patch", what, "--subresource=status", "-n", "default")
+
+
+def test_the_job_before_the_release_goes_leaves_no_conversion_webhook_behind(
+    own_api_server: ControlPlane, command: Path
+) -> None:
+    """The Job's command runs here as a process, with the Job's ServiceAccount; there is no pod for it."""
+    plane, helm = own_api_server, _helm_on(own_api_server, command)
+    _install(helm, "--set", "webhooks.conversion.enabled=true")
+    plane.wait_for(lambda: _established(plane))
+    conversions = [item["spec"]["conversion"]["strategy"] for item in plane.get(DEFINITIONS)["items"]]
+    assert set(conversions) == {"Webhook"}
+
+    hooks = [item for item in yaml.safe_load_all(helm("get", "hooks", RELEASE)) if item]
+    (job,) = (item for item in hooks if item["kind"] == "Job")
+    plane.apply(*(item for item in hooks if item["kind"] not in {"Job", "Pod"}))
+    spec = job["spec"]["template"]["spec"]
+    token = plane.service_account_token("mesh", spec["serviceAccountName"])
+    program = [sys.executable, "-c", "from smi_adapter.cli import entry; entry()", *spec["containers"][0]["args"]]
+    environment = plane.environment(plane.token_kubeconfig(token))
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    for item in plane.get(DEFINITIONS)["items"]:
+        assert item["spec"]["conversion"] == {"strategy": "None"}
+    _split(plane)
+    for version in ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4"):
+        assert plane.get(f"/apis/split.smi-spec.io/{version}/trafficsplits")["items"]
+    for item in plane.get(DEFINITIONS)["items"]:
+        plane.request("DELETE", f"{DEFINITIONS}/{crds.name_of(item)}")
+    plane.wait_for(lambda: not plane.get(DEFINITIONS)["items"], 120)
 
 
 def test_a_release_can_be_planned_on_the_server(helm: Helm) -> None:

@@ -16,6 +16,7 @@ from tests.chart.rendering import CHART, NAMESPACE, NO_MODEL, VALUES, helm, prob
 
 GOLDEN = Path(__file__).parent / "golden"
 WATCHED = ("shop", "bank")
+SMI = {(group, crds.plural(kind)) for group, kind in schema.served()}
 
 
 @pytest.fixture(scope="module", params=VALUES)
@@ -291,11 +292,9 @@ def test_nothing_is_ever_granted_that_must_not_be(variant: tuple[str, list[dict[
                 assert {*rule["verbs"]} <= {"get", "patch"}, where
             if resource in {"customresourcedefinitions", "validatingwebhookconfigurations"}:
                 assert rule["resourceNames"], where
-                allowed = {"get", "patch", "delete"} if _is_hook(role) else {"get", "patch"}
-                assert {*rule["verbs"]} <= allowed, where
+                assert {*rule["verbs"]} <= {"get", "patch"}, where
             assert resource not in {"mutatingwebhookconfigurations", "apiservices"}, where
-            smi = resource in {crds.plural(kind) for _, kind in schema.served()}
-            if smi:
+            if any((group, resource) in SMI for group in rule["apiGroups"]):
                 assert {*rule["verbs"]} == {"get", "list", "watch"}, where
 
 
@@ -311,9 +310,8 @@ def test_the_controller_may_read_every_smi_kind_and_write_its_status(
                     reading.add((group, resource))
                 if group.endswith("smi-spec.io") and "patch" in rule["verbs"]:
                     writing.add((group, resource))
-    kinds = {(group, crds.plural(kind)) for group, kind in schema.served()}
-    assert reading == kinds, name
-    assert writing == {(group, f"{resource}/status") for group, resource in kinds}, name
+    assert reading == SMI, name
+    assert writing == {(group, f"{resource}/status") for group, resource in SMI}, name
 
 
 def test_in_chosen_namespaces_all_reading_is_by_roles() -> None:
@@ -328,7 +326,7 @@ def test_only_the_selected_backend_may_write_its_kinds() -> None:
     def groups(*arguments: str) -> set[str]:
         return {group for _, rule in _grants(render(None, *arguments)) for group in rule["apiGroups"]}
 
-    assert "gateway.networking.k8s.io" not in groups()
+    assert "gateway.networking.k8s.io" not in groups("--set", "webhooks.conversion.enabled=true")
     assert "gateway.networking.k8s.io" in groups("--set", "settings.backend=gateway_api")
 
 
@@ -379,6 +377,28 @@ def test_the_bundle_is_left_to_the_controller(variant: tuple[str, list[dict[str,
 def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> None:
     for item in _of(variant[1], "Secret"):
         assert not item.keys() & {"data", "stringData"}
+
+
+# ------------------------------------------------------------------------------------------------------- uninstall
+@pytest.mark.parametrize(
+    ("values", "job"),
+    [
+        ((), False),
+        (("webhooks.conversion.enabled=true",), True),
+        (("settings.backend=gateway_api",), True),
+        (("webhooks.conversion.enabled=true", "uninstallHook.enabled=false"), False),
+    ],
+)
+def test_a_job_takes_away_what_helm_does_not_know_of(values: tuple[str, ...], job: bool) -> None:
+    manifests = render(None, *(argument for value in values for argument in ("--set", value)))
+    hooks = [item for item in manifests if _is_hook(item) and item["kind"] != "Pod"]
+    kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"] if job else []
+    assert [item["kind"] for item in hooks] == kinds
+    for item in hooks:
+        notes = item["metadata"]["annotations"]
+        assert notes["helm.sh/hook"] == "pre-delete"
+        assert "before-hook-creation" in notes["helm.sh/hook-delete-policy"], "a second try must not fail"
+        assert item["kind"] == "Job" or int(notes["helm.sh/hook-weight"]) < 0
 
 
 # ---------------------------------------------------------------------------------------------------------- values

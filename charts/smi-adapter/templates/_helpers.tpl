@@ -37,6 +37,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "smi-adapter.labels" -}}
 {{ include "smi-adapter.selector" . }}
+{{ include "smi-adapter.commonLabels" . }}
+{{- end }}
+
+{{/* For pods that no Service may find: these, and a name of their own. */}}
+{{- define "smi-adapter.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: smi-adapter
@@ -73,6 +78,24 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{/* Where any of our pods may run, and as whom. */}}
+{{- define "smi-adapter.scheduling" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- include "smi-adapter.podSecurity" . | nindent 2 }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "smi-adapter.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -83,11 +106,14 @@ capabilities:
 {{/* What the controller reads and writes wherever it looks: one list for the ClusterRole and for Roles. */}}
 {{- define "smi-adapter.meshRules" -}}
 - apiGroups: [""]
-  resources: [pods, serviceaccounts, services]
+  resources: [serviceaccounts, services]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [access.smi-spec.io]
   resources: [identitybindings, traffictargets]
   verbs: [get, list, watch]
@@ -116,8 +142,8 @@ capabilities:
 {{- define "smi-adapter.backendRules" -}}
 {{- if eq .Values.settings.backend "gateway_api" }}
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [httproutes]
-  verbs: [create, delete, get, list, patch, watch]
+  resources: [httproutes, tcproutes]
+  verbs: [create, delete, get, list, patch]
 {{- end }}
 {{- end }}
 
@@ -160,6 +186,25 @@ capabilities:
   value: {{ $name }}-ca
 - name: SMI_ADAPTER_LEASE
   value: {{ $name }}
+{{- if include "smi-adapter.webhooks" . }}
+- name: SMI_ADAPTER_WEBHOOK_ADDRESS
+  value: "0.0.0.0:{{ .Values.webhooks.port }}"
+- name: SMI_ADAPTER_WEBHOOK_SERVICE
+  value: {{ $name }}-webhooks
+{{- if .Values.certManager.enabled }}
+- name: SMI_ADAPTER_WEBHOOK_CERTIFICATES
+  value: /etc/smi-adapter/webhooks
+{{- else }}
+- name: SMI_ADAPTER_WEBHOOK_SECRET
+  value: {{ $name }}-webhooks
+{{- if .Values.webhooks.validating.enabled }}
+- name: SMI_ADAPTER_WEBHOOK_CONFIGURATION
+  value: {{ include "smi-adapter.clusterName" . }}
+{{- end }}
+{{- end }}
+- name: SMI_ADAPTER_WEBHOOK_CONVERSION
+  value: {{ .Values.webhooks.conversion.enabled | quote }}
+{{- end }}
 - name: SMI_ADAPTER_LOG_FORMAT
   value: {{ .Values.settings.logFormat | quote }}
 - name: SMI_ADAPTER_LOG_LEVEL
