@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.channel import Message, arguments, serve
 from benchmarks.memory import resident
+from smi_adapter.cluster import client as client_module
 from smi_adapter.cluster.client import Client
 from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.controller import Controller
@@ -50,7 +52,9 @@ async def main() -> None:
     began = time.monotonic()
     imported = resident()
     settings = Settings.model_validate(given["settings"])
-    client = await Client.connect(given["kubeconfig"])
+    if given.get("account"):  # as in a pod
+        client_module.SERVICE_ACCOUNT = Path(given["account"])
+    client = await Client.connect(given.get("kubeconfig"))
     source: ClusterSource = ClusterSource(client)
     if given.get("timer"):
         source = _Timed(client)
