@@ -19,7 +19,7 @@ from benchmarks.bars import Bar
 from benchmarks.bars import report as as_json
 from benchmarks.bench import Bench, Plan
 
-ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "P10", "P11", "P12", "P13", "P14")
+ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "P10", "P11", "P12", "P13", "P14", "K1", "K2", "K3")
 
 
 def main() -> int:
@@ -64,6 +64,7 @@ def measure(plan: Plan, wanted: frozenset[str]) -> tuple[list[Bar], dict[str, st
             ({"P6"}, lambda bench, _: footprint.run(bench)),
             ({"P8"}, lambda bench, _: pod_list.run(bench)),
             ({"P10"}, lambda bench, _: revocation.run(bench)),
+            ({"K1", "K2", "K3"}, _cluster),
         ):
             asked = wanted & names
             if not asked:
@@ -95,6 +96,12 @@ def _many_envoys(bench: Bench, _wanted: frozenset[str]) -> Iterator[Bar]:
     bench.say(f"P2: starting {bench.plan.envoys} Envoys")
     with convergence.stage(bench, bench.plan.envoys) as on:
         yield from convergence.many_envoys(on)
+
+
+def _cluster(bench: Bench, wanted: frozenset[str]) -> Iterator[Bar]:
+    from benchmarks import cluster  # noqa: PLC0415 - the programs of a cluster need not be built for the others
+
+    yield from cluster.run(bench, wanted)
 
 
 def _about(plan: Plan, about: Mapping[str, object]) -> str:

@@ -13,6 +13,7 @@ import logging
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from smi_adapter import decode, translate
 from smi_adapter.backends import Backend, Change, Rendered, load
@@ -38,6 +39,14 @@ class Compiled:
     def findings(self) -> tuple[Finding, ...]:
         """Return what every stage has to say, each thing once, errors first."""
         return tuple(sorted(set(self.notes()), key=by_severity_then_object))
+
+    def tables(self) -> Mapping[str, Mapping[Any, tuple[Finding, ...]]]:
+        """Return the findings of decoding and translation as they are kept; `loose` are the others."""
+        return {**self.translation.tables(), "decode": self.snapshot.problems}
+
+    def loose(self) -> tuple[Finding, ...]:
+        """Return the findings of the selected backend."""
+        return (*self.supported.findings, *self.rendered.findings)
 
     def notes(self) -> Iterator[Finding]:
         """Yield the same in no order, one perhaps twice: sorting thousands takes longer than a push."""

@@ -12,28 +12,41 @@ import contextlib
 import gc
 import logging
 import random
+import secrets
+import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from smi_adapter import __version__, app
-from smi_adapter.backends import Resource, XdsConfig
+from aiohttp import web
+
+from smi_adapter import __version__, app, decode
+from smi_adapter.backends import Manifests, Resource, XdsConfig
 from smi_adapter.backends.envoy import secrets as envoy_secrets
+from smi_adapter.cluster import replicas
+from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
+from smi_adapter.cluster.lease import Lease
+from smi_adapter.cluster.reporting import Now, Reporting
 from smi_adapter.cluster.residents import Residents
 from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
+from smi_adapter.decode import RawObject
+from smi_adapter.delivery.manifests import ManifestDelivery
 from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
 from smi_adapter.delivery.xds.types import short
-from smi_adapter.findings import Finding, by_severity_then_object, printable
+from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity import Authority, Caller, Issuer
 from smi_adapter.mesh import AccessMode, Key
+from smi_adapter.report import SMI_GROUPS
 from smi_adapter.settings import Settings, host_and_port
 from smi_adapter.sources import Batch, Source
 from smi_adapter.telemetry import Health, HealthServer, Metrics, Reading
+from smi_adapter.webhooks.service import WebhookOptions, Webhooks
+from smi_adapter.webhooks.validate import Judge
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +58,7 @@ _MANY: Final = 200
 """Objects of a batch from which on it is compiled on another thread: a first sync must not stop the event loop."""
 
 _GOODBYE: Final = 4.0
+_FOR_THE_LEADER: Final = frozenset({"report", "lead"})
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 
 
@@ -60,6 +74,10 @@ class ClusterView(Source, Protocol):
         """Return the seconds since the cache was last known to be current."""
         ...
 
+    def manifest(self, ref: Ref) -> RawObject | None:
+        """Return an object with what tells one state of it from another: `uid`, `resourceVersion`, `status`."""
+        ...
+
 
 class CoreTaskEndedError(RuntimeError):
     """A task that has to run for ever has ended."""
@@ -71,6 +89,7 @@ class Ports:
 
     xds: int
     health: int
+    webhooks: int = 0
 
 
 class Controller:
@@ -88,12 +107,21 @@ class Controller:
         options = TokenOptions(settings.trust_domain, settings.token_audience, settings.check_peer_address)
         self._reviewer = TokenReviewer(client, self.residents, options)
         self.server = AdsServer(self._secrets, on_ack=self._answered)
-        self._health = HealthServer(self.health, self.metrics.registry)
+        me = socket.gethostname()
+        holder = f"{me}_{secrets.token_hex(4)}"
+        self._lease = Lease(client, client.namespace, settings.lease, holder)
+        self._reporting = Reporting(client, settings.backend, me, self._lease.left)
+        applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
+        self._applier, self._manifests = applier, ManifestDelivery(applier)
+        self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
+        self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
+        self._health = HealthServer(self.health, self.metrics.registry, [web.post(replicas.PATH, self._hear)])
         self._alerts: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._changed_at = time.monotonic()
         self._said: frozenset[Finding] = frozenset()
         self._draining = False
+        self._ending = False
         self._authority: Authority
         self._issuer: Issuer
         self._server_issuer: Issuer
@@ -106,17 +134,28 @@ class Controller:
         """Run until the block ends, or until a core task does: then the block is cancelled and the error comes out."""
         try:
             health = await self._health.start(*host_and_port(self._settings.health_address))
+            self._lease.address = _reached_at(self._settings.health_address, health)
             self._take_authority(await self._load_authority())
             door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.plausible)
             xds = await self.server.start(*host_and_port(self._settings.xds_address), self._tls, door)
             _log.info("proxies connect to port %d; health and metrics are on port %d", xds, health)
+            hooks = await self._webhooks.start(*host_and_port(self._settings.webhook_address)) if self._webhooks else 0
             async with asyncio.TaskGroup() as tasks:
-                started = [tasks.create_task(_for_ever(name, task), name=name) for name, task in self._core().items()]
-                yield Ports(xds, health)
-                await self._drain()
+                core = self._core().items()
+                started = [tasks.create_task(self._for_ever(name, task), name=name) for name, task in core]
+                try:
+                    yield Ports(xds, health, hooks)
+                finally:
+                    self._draining = self._ending = True  # not ready from now on
+                for task in started:
+                    if task.get_name() in _FOR_THE_LEADER:
+                        task.cancel()
+                await asyncio.gather(self._lease_released(started), self._drain())
                 for task in started:
                     task.cancel()
         finally:
+            if self._webhooks:
+                await self._webhooks.stop()
             await self.server.stop()
             await self._health.stop()
 
@@ -126,13 +165,29 @@ class Controller:
             "follow": self._follow(),
             "rotate": self._rotate(),
             "say": self._say(),
+            "report": self._reporting.look(self._now),
+            "lead": self._lead(),
+            "tell-leader": self._tell_leader(),
             "keep-authority": self._keep_authority(),
             "keep-signing-keys": self._keep_signing_keys(),
+            **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
         }
 
+    async def _for_ever(self, name: str, task: Coroutine[Any, Any, None]) -> None:
+        """Run a core task; that it ends is an error, even if somebody cancelled it (F42)."""
+        try:
+            await task
+        except asyncio.CancelledError:
+            if self._ending:
+                raise
+        except BaseException:
+            self._ending = True
+            raise
+        self._ending = True
+        raise CoreTaskEndedError(f"the task {name} has ended")
+
     async def _drain(self) -> None:
-        """Leave without a failed request: not ready, then streams end one by one and begin again elsewhere (F39)."""
-        self._draining = True
+        """Leave without a failed request: streams end one by one and begin again elsewhere (F39)."""
         _log.info("going away: %d proxies move to another replica", len(self.server.proxies()))
         await self.server.drain(_GOODBYE)
 
@@ -166,13 +221,53 @@ class Controller:
         if compiled is None:
             return
         self.residents.settle(compiled.translation.mesh, compiled.translation.workloads)
-        if isinstance(compiled.rendered, XdsConfig):
-            self.server.publish(compiled.rendered)
+        generation = self.server.publish(compiled.rendered) if isinstance(compiled.rendered, XdsConfig) else 0
+        told = {
+            ref: raw and (self._source.manifest(ref) or raw) for ref, raw in batch.items() if ref.group in SMI_GROUPS
+        }
+        if isinstance(compiled.rendered, Manifests):
+            generation = self._manifests.publish(compiled.rendered, told)
+        self._reporting.published(told, compiled.snapshot, compiled.translation, generation)
         self._changed_at = time.monotonic()
 
     def _answered(self, _workload: Key, answer: Answer) -> None:
         waited = asyncio.get_running_loop().time() - answer.sent.at
         self.metrics.answered(short(answer.type_url), waited, refused=bool(answer.error))
+        self._reporting.changed()
+
+    # ------------------------------------------------------------------------------------------------- reporting
+
+    async def _lead(self) -> None:
+        """Hold the Lease, or wait for it; whoever holds it writes status and Events. Losing it ends the process."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._lease.run())
+            await self._lease.acquired.wait()
+            tasks.create_task(self._applier.run())
+            await self._reporting.write()
+
+    async def _tell_leader(self) -> None:
+        """Tell whoever leads what the proxies of this replica have acknowledged."""
+        await self._replicas.tell(lambda: self._lease.leader_address, lambda: self._reporting.reporter.tally)
+
+    async def _lease_released(self, started: list[asyncio.Task[None]]) -> None:
+        """Give the Lease up once nothing writes any more, so that another replica goes on at once."""
+        await asyncio.wait([task for task in started if task.get_name() in _FOR_THE_LEADER])
+        await self._lease.release()
+
+    def _now(self) -> Now:
+        """Return what is true of the objects at present."""
+        compiled = self.compiled
+        if compiled is None:
+            return Now(self._loose(), {})
+        findings = (*self._loose(), *compiled.loose())
+        if isinstance(compiled.rendered, Manifests):
+            return Now(findings, self._manifests.acknowledged(), tables=compiled.tables())
+        return Now(findings, self.server.acknowledged(), self._replicas.tallies(), compiled.tables())
+
+    async def _hear(self, request: web.Request) -> web.Response:
+        """Take what another replica's proxies have acknowledged."""
+        heard = self._replicas.hear(await request.read(), request.headers.get(replicas.SIGNATURE, ""))
+        return web.Response(status=204 if heard else 403)
 
     # ------------------------------------------------------------------------------------------------ identities
 
@@ -194,6 +289,7 @@ class Controller:
         names = (f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}")
         life = float(self._settings.certificate_seconds)
         self._authority = authority
+        self._replicas.key = authority.shared_key("replicas")
         self._issuer = Issuer(authority, life)
         self._server_issuer = Issuer(authority, life, names)
         options = app.options_of(self._settings, authority.bundle)
@@ -247,14 +343,31 @@ class Controller:
                 pause = 30.0
             await asyncio.sleep(pause)
 
+    # ------------------------------------------------------------------------------------------------- webhooks
+
+    def _judge(self, raw: RawObject) -> tuple[Finding, ...]:
+        """Return what there would be to tell about an object if it were written now; on a thread of the webhooks."""
+        if self.compiled is None:
+            return ()
+        ref = decode.ref_of(raw)
+        return tuple({item for item in self._compiler.would({ref: raw}).notes() if item.subject == ref})
+
     # ------------------------------------------------------------------------------------------------- telemetry
 
     def findings(self) -> tuple[Finding, ...]:
         """Return all that is to be said now, by any stage, errors first."""
-        compiled = self.compiled.findings() if self.compiled else ()
-        culprits = self._compiler.culprits.values() if self.compiled else ()
-        found = {*self._source.findings(), *compiled, *self.server.findings(), *culprits}
-        return tuple(sorted(found, key=by_severity_then_object))
+        return tuple(sorted(set(self._notes()), key=by_severity_then_object))
+
+    def _notes(self) -> tuple[Finding, ...]:
+        """Return the same in no order, and cheaply."""
+        return (*(self.compiled.notes() if self.compiled else ()), *self._loose())
+
+    def _loose(self) -> tuple[Finding, ...]:
+        """Return what does not come from the compiler's stages."""
+        culprits = tuple(self._compiler.culprits.values()) if self.compiled else ()
+        hooks = self._webhooks.problems() if self._webhooks else ()
+        own = (*self._source.findings(), *self.server.findings(), *self._reporting.findings(), *hooks)
+        return (*culprits, *own, *self._manifests.findings())
 
     async def _say(self) -> None:
         """Log each finding once when it appears, and once when it is gone; never in the way of a push."""
@@ -297,13 +410,32 @@ class Controller:
             },
             permissive_namespaces=len({item.key[0] for item in workloads if item.mode is not AccessMode.ENFORCE}),
             certificate_expiry=max(0.0, expiry - time.time()) if expiry is not None else 0.0,
+            leader=self._lease.left() > 0,
         )
 
 
-async def _for_ever(name: str, task: Coroutine[Any, Any, None]) -> None:
-    """Run a core task; that it ends is an error (F42)."""
-    await task
-    raise CoreTaskEndedError(f"the task {name} has ended")
+def _webhooks(settings: Settings, client: Client, judge: Judge, leads: Callable[[], bool]) -> Webhooks | None:
+    """Return the webhooks if they were asked for."""
+    if not settings.webhook_address:
+        return None
+    options = WebhookOptions(
+        settings.webhook_service,
+        settings.webhook_secret,
+        settings.webhook_configuration,
+        settings.webhook_conversion,
+        settings.webhook_certificates,
+        settings.webhook_names,
+    )
+    return Webhooks(client, options, judge, leads)
+
+
+def _reached_at(address: str, port: int) -> str:
+    """Return the URL under which the other replicas reach the health port; a pod's name resolves to its address."""
+    host = host_and_port(address)[0]
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        with contextlib.suppress(OSError):
+            host = socket.gethostbyname(socket.gethostname())
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class CannotStartError(Exception):

@@ -13,6 +13,7 @@ import gc
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,10 @@ from smi_adapter.backends.envoy import bootstrap as envoy_bootstrap
 from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
+from smi_adapter.embedded_api.ledger import Ledger
 from smi_adapter.embedded_api.reporting import Reporting
 from smi_adapter.embedded_api.server import ApiServer
-from smi_adapter.embedded_api.shelf import ShelfError
+from smi_adapter.embedded_api.shelf import ShelfConflictError, ShelfError
 from smi_adapter.embedded_api.store import Store
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
@@ -37,7 +39,7 @@ from smi_adapter.settings import Settings
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
-from smi_adapter.sources.edits import EditError
+from smi_adapter.sources.edits import ChangedError, EditError
 from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,10 @@ _log = logging.getLogger(__name__)
 _AUTHORITY_LIFE = 10 * 365 * 86_400.0
 _REPORT = 0.1
 """Seconds between two looks at what proxies have acknowledged."""
+_LOOK = 0.5
+"""Seconds between two looks at the findings for what came without a batch: of processes and proxies."""
+_REMEMBER = 2.0
+"""Seconds between two writes of what the API remembers for the next run."""
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 
 
@@ -53,7 +59,8 @@ class LocalOptions:
     """How to run: `state` takes the run's files; without `applications`, only proxies are started.
 
     `environment` is what applications get beside what their specs say; they start in the directory of the files.
-    `api` is where the embedded Kubernetes API listens (port 0: any); without it there is none.
+    `api` is where the embedded Kubernetes API listens (port 0: any); without it there is none. `api_namespace` is the
+    one that kubectl uses unless it is told another.
     """
 
     settings: Settings
@@ -61,6 +68,7 @@ class LocalOptions:
     applications: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     api: tuple[str, int] | None = None
+    api_namespace: str = "default"
 
 
 class LocalMesh:
@@ -96,10 +104,12 @@ class LocalMesh:
             applications=options.applications,
         )
         self.runtime = LocalRuntime(setup, self._changed.set)
-        self._store = Store()
-        self._api = ApiServer(self._store, _FileShelf(self.source)) if options.api else None
+        self._ledger = Ledger(options.state / "books.json")
+        self._store = Store(remembered=self._ledger.read() if options.api else {})
+        self._api = ApiServer(self._store, FileShelf(self.source)) if options.api else None
         self._reporting = Reporting(self._store, options.settings.backend)
         self._generation = 0
+        self._unreported = asyncio.Event()
         bundle = self._authority.bundle
         self._compiler = app.Compiler(app.backend_of(options.settings), app.options_of(options.settings, bundle))
 
@@ -107,6 +117,11 @@ class LocalMesh:
     def kubeconfig(self) -> Path:
         """Return the file by which kubectl finds the API of this run; it stays the same over restarts."""
         return self._options.state.absolute() / "kubeconfig"
+
+    @property
+    def export(self) -> str:
+        """Return the line for a shell that lets kubectl find the API."""
+        return f"export KUBECONFIG={shlex.quote(str(self.kubeconfig))}"
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -116,7 +131,7 @@ class LocalMesh:
         try:
             self._port = await self.server.start("127.0.0.1", 0, self._tls)
             if self._api and self._options.api:
-                await self._api.start(*self._options.api, self.kubeconfig)
+                await self._api.start(*self._options.api, self.kubeconfig, self._options.api_namespace)
             status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
                 work = (self._follow(), self._listen(), self._rotate(), self._report())
@@ -127,6 +142,7 @@ class LocalMesh:
         finally:
             if self._api:
                 await self._api.stop()
+                self._ledger.write(self._store)
             await self.runtime.stop()
             await self.server.stop()
             self._socket.unlink(missing_ok=True)
@@ -140,12 +156,13 @@ class LocalMesh:
             self._take(batch)
             await asyncio.sleep(0)  # the streams write before anything else is done with the batch
             self.runtime.apply(batch)
-            self._say()
             if self._api and self.compiled is not None:
                 self._store.take(batch)
+                await asyncio.sleep(0)  # whoever waits for this batch is answered before anything is said about it
                 compiled = self.compiled
                 self._reporting.take(batch, compiled.snapshot, compiled.translation.mesh, self._generation)
-                self._reporting.tell(self.findings(), self.server.acknowledged())
+                self._unreported.set()
+            self._say()
             if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
                 gc.collect()
                 gc.freeze()
@@ -168,9 +185,19 @@ class LocalMesh:
 
     async def _report(self) -> None:
         """Keep the statuses and Events that the API serves up to date."""
+        acknowledged, at = self.server.acknowledged(), 0.0
         while self._api:
-            await asyncio.sleep(_REPORT)
-            self._reporting.tell(self.findings(), self.server.acknowledged())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT):
+                    await self._unreported.wait()
+            before, acknowledged = acknowledged, self.server.acknowledged()
+            begun = time.monotonic()
+            if self._unreported.is_set() or before != acknowledged or begun >= at:
+                self._unreported.clear()
+                self._reporting.tell(self.findings(), acknowledged)
+                cost = time.monotonic() - begun
+                at = begun + max(_LOOK, 20 * cost)  # of very many objects less often
+            self._ledger.write(self._store, every=_REMEMBER)
 
     async def _rotate(self) -> None:
         """Renew certificates before they expire and send them to who streams with them."""
@@ -292,20 +319,23 @@ class LocalMesh:
         writer.close()
 
 
-class _FileShelf:
+class FileShelf:
     """The directory as the embedded API's shelf."""
 
     def __init__(self, source: DirectorySource) -> None:
         self._source = source
 
     def written(self, ref: Ref) -> RawObject | None:
+        """Return an object as its file holds it."""
         return self._source.written(ref)
 
     def put(self, ref: Ref, raw: RawObject) -> None:
+        """Write an object into its file."""
         with _as_shelf_errors():
             self._source.put(ref, raw)
 
     def remove(self, ref: Ref) -> None:
+        """Remove an object from its files."""
         with _as_shelf_errors():
             self._source.remove(ref)
 
@@ -314,6 +344,8 @@ class _FileShelf:
 def _as_shelf_errors() -> Iterator[None]:
     try:
         yield
+    except ChangedError as error:
+        raise ShelfConflictError(str(error)) from error
     except EditError as error:
         raise ShelfError(str(error)) from error
 

@@ -61,6 +61,17 @@ class Settings(BaseModel):
     health_address: Address = Field("0.0.0.0:8080", description="where /healthz, /readyz and /metrics are")
     authority_secret: str = Field("smi-adapter-ca", pattern=NAME, description="the Secret of the mesh's authority")
     lease: str = Field("smi-adapter", pattern=NAME, description="the Lease of the replica that writes")
+    webhook_address: Literal[""] | Address = Field(
+        "", description="where the API server calls webhooks; empty: nowhere"
+    )
+    webhook_service: str = Field("smi-adapter-webhooks", pattern=NAME, description="the Service in front of that port")
+    webhook_secret: str = Field("smi-adapter-webhooks", pattern=NAME, description="the Secret of its certificates")
+    webhook_names: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
+        (), description="further DNS names under which webhooks are called"
+    )
+    webhook_configuration: str = Field("", description="the ValidatingWebhookConfiguration to keep trusting us")
+    webhook_conversion: bool = Field(default=False, description="whether CRDs are converted by us (ADR 5)")
+    webhook_certificates: str = Field("", description="folder with tls.crt and tls.key that somebody else renews")
     token_audience: str = Field("smi-adapter", min_length=1, description="whom proxies' tokens must be for")
     check_peer_address: bool = Field(
         default=True, description="whether a proxy must connect from its pod's address (off: behind a port-forward)"

@@ -7,6 +7,7 @@ one), 2 usage, 3 the harness could not be started, 4 there were errors and no fa
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 
 from smi_conformance import __version__, catalog, report
 from smi_conformance.catalog import FEATURES, PROFILES
+from smi_conformance.plugin import REPORT, UNWRITTEN
 from smi_conformance.registry import cases
 from smi_conformance.target import TargetError, load
 
@@ -68,7 +70,11 @@ def run(**options: Any) -> None:
         raise click.UsageError(f"unknown ids: {', '.join(unknown)}; see `smi-conformance list`")
     del target
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: what was learned is reported, all is removed
-    codes = [_once(options, number) for number in range(options["repeat"])]
+    codes: list[int] = []
+    while len(codes) < options["repeat"] and 130 not in codes:
+        codes.append(_once(options, len(codes)))
+    if options["repeat"] > 1:
+        click.echo(f"{codes.count(0)} of {len(codes)} runs without a failure or an error")
     sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
 
 
@@ -76,8 +82,6 @@ def _once(options: dict[str, Any], number: int) -> int:
     """Run once and return the exit code."""
     if options["repeat"] > 1:
         click.echo(f"run {number + 1} of {options['repeat']}")
-    path = Path(options["report_path"] or ".smi-conformance-report.yaml")
-    path.unlink(missing_ok=True)
     arguments = [
         "-p",
         "smi_conformance.plugin",
@@ -90,7 +94,13 @@ def _once(options: dict[str, Any], number: int) -> int:
         "-p",
         "no:cacheprovider",
     ]
-    arguments += ["--pyargs", _MAIN, "--smi-cli", f"--smi-target={options['target']}", f"--smi-report={path}"]
+    arguments += [
+        "--pyargs",
+        _MAIN,
+        "--smi-cli",
+        f"--smi-target={options['target']}",
+        f"--smi-report={options['report_path']}",
+    ]
     names = (("harness", "harness"), ("context", "context"), ("profile", "profile"), ("versions", "versions"))
     arguments += [f"--smi-{option}={options[name]}" for name, option in names if options[name]]
     arguments += [f"--smi-case={options['only']}"] if options["only"] else []
@@ -98,20 +108,39 @@ def _once(options: dict[str, Any], number: int) -> int:
     arguments += ["--smi-quick"] if options["quick"] else []
     arguments += ["--smi-keep"] if options["keep"] else []
     arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []
-    code = int(pytest.main(arguments))
-    if code == pytest.ExitCode.INTERRUPTED:
-        return 130
-    if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED}:
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed here has no part in it
+    result = _Result()
+    code = int(pytest.main(arguments, plugins=[result]))
+    if result.report is None:
         click.echo("nothing was run", err=True)
-        return 2
-    if not path.exists():
-        return 3
-    made = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not options["report_path"]:
-        path.unlink()
-    if options["html"]:
-        report.write(made, Path(options["html"]))
-    return _verdict(made, options)
+        if code == pytest.ExitCode.INTERRUPTED:
+            return 130
+        return 2 if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED} else 3
+    if options["html"] and not result.unwritten:
+        try:
+            report.write(result.report, Path(options["html"]))
+        except OSError as error:
+            result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
+            click.echo(result.unwritten, err=True)
+    verdict = _verdict(result.report, options)
+    if code == pytest.ExitCode.INTERRUPTED:
+        done = sum(row["result"] != "error" for row in result.report["cases"])
+        click.echo(f"interrupted: {done} of {len(result.report['cases'])} verdicts are known")
+        return 130
+    return 5 if result.unwritten and verdict in {0, 4} else verdict
+
+
+class _Result:
+    """Takes the report out of the session: it is there also if it could not be written."""
+
+    def __init__(self) -> None:
+        self.report: report.Report | None = None
+        self.unwritten = ""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.report = session.config.stash.get(REPORT, None)
+        self.unwritten = session.config.stash.get(UNWRITTEN, "")
 
 
 def _verdict(made: report.Report, options: dict[str, Any]) -> int:

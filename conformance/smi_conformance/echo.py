@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 TOKEN = "x-conformance-token"  # noqa: S105 - a header's name
+PASS_ON = "x-conformance-pass-on"  # noqa: S105
+"""A header: whoever receives the request sends it on to this host:port, and answers what comes back from there."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -190,17 +192,26 @@ class Identity:
         }
         path = get("ECHO_LEDGER", "")
         self._out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if path else 1
-        self._fail, self._delay = False, 0.0
+        self._broken = ""
+        self._bodies: dict[int, bytes] = {}
 
     def body(self, port: int) -> bytes:
         """Return the answer of a port."""
-        return json.dumps({**self.answer, "port": port}, separators=(",", ":")).encode()
+        found = self._bodies.get(port)
+        if found is None:
+            said = {"broken": self._broken} if self._broken else {**self.answer, "port": port}
+            found = self._bodies[port] = json.dumps(said, separators=(",", ":")).encode()
+        return found
 
     def receipt(self, token: str, port: int, kind: str, **more: str) -> None:
         """Write down that a request arrived."""
         if token:
             line = {"pod": self.answer["pod"], "token": token, "port": port, "kind": kind, **more}
-            os.write(self._out, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            try:
+                os.write(self._out, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            except OSError as error:  # the client is told: without a ledger nothing that is asked here proves anything
+                self._broken = str(error)
+                self._bodies.clear()
 
 
 class HttpServer(asyncio.Protocol):
@@ -209,13 +220,11 @@ class HttpServer(asyncio.Protocol):
     def __init__(self, identity: Identity, port: int) -> None:
         self._identity = identity
         self._port = port
-        body = identity.body(port)
-        self._body = body
-        self._head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         self._buffer = bytearray()
         self._wanted = 0
         self._two = False
         self._hpack = Hpack()
+        self._passing: set[asyncio.Task[None]] = set()
         self._open: dict[int, list[tuple[str, str]]] = {}
         self._transport: asyncio.Transport
 
@@ -252,9 +261,31 @@ class HttpServer(asyncio.Protocol):
         method, path, _ = (lines[0] + "  ").split(" ", 2)
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         self._wanted = int(headers.get("content-length", "0") or 0)
+        if to := headers.get(PASS_ON, ""):
+            task = asyncio.get_running_loop().create_task(self._pass_on(to, path, headers.get(TOKEN, "")))
+            self._passing.add(task)
+            task.add_done_callback(self._passing.discard)
+            return False
         self._receipt(method, path, headers)
-        self._transport.write(self._head if method == "HEAD" else self._head + self._body)
+        body = self._identity.body(self._port)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        self._transport.write(head if method == "HEAD" else head + body)
         return True
+
+    async def _pass_on(self, to: str, path: str, token: str) -> None:
+        """Be a client of another workload; one request at a time for each connection, which HTTP/1.1 clients do."""
+        host, _, port = to.rpartition(":")
+        try:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: {to}\r\n{TOKEN}: {token}\r\nconnection: close\r\n\r\n".encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            writer.close()
+            status = head.split(b" ", 2)[1]
+        except (OSError, ValueError, IndexError) as error:
+            status, body = b"502", repr(error).encode()
+        self._transport.write(b"HTTP/1.1 %s -\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body)
+        while self._one():
+            pass
 
     def _receipt(self, method: str, path: str, headers: dict[str, str]) -> None:
         self._identity.receipt(headers.get(TOKEN, ""), self._port, "http", method=method, path=path)
@@ -280,14 +311,15 @@ class HttpServer(asyncio.Protocol):
     def _reply(self, stream: int) -> None:
         headers = dict(self._open.pop(stream, []))
         self._receipt(headers.get(":method", ""), headers.get(":path", ""), headers)
+        said = self._identity.body(self._port)
         if headers.get("content-type", "").startswith("application/grpc"):
             head = encode_headers([(":status", "200"), ("content-type", "application/grpc")])
-            body = b"\0" + struct.pack(">I", len(self._body)) + self._body
+            body = b"\0" + struct.pack(">I", len(said)) + said
             end = frame(1, 5, stream, encode_headers([("grpc-status", "0")]))
             self._transport.write(frame(1, 4, stream, head) + frame(0, 0, stream, body) + end)
             return
-        head = encode_headers([(":status", "200"), ("content-length", str(len(self._body)))])
-        self._transport.write(frame(1, 4, stream, head) + frame(0, 1, stream, self._body))
+        head = encode_headers([(":status", "200"), ("content-length", str(len(said)))])
+        self._transport.write(frame(1, 4, stream, head) + frame(0, 1, stream, said))
 
 
 class TcpServer(asyncio.Protocol):
@@ -295,7 +327,6 @@ class TcpServer(asyncio.Protocol):
 
     def __init__(self, identity: Identity, port: int, *, first: bool) -> None:
         self._identity, self._port, self._first = identity, port, first
-        self._line = identity.body(port) + b"\n"
         self._buffer = bytearray()
         self._transport: asyncio.Transport
 
@@ -303,7 +334,7 @@ class TcpServer(asyncio.Protocol):
         """Greet, if it is that kind of protocol."""
         self._transport = transport  # type: ignore[assignment]
         if self._first:
-            self._transport.write(self._line)
+            self._transport.write(self._identity.body(self._port) + b"\n")
 
     def data_received(self, data: bytes) -> None:
         """Answer every complete line."""
@@ -312,7 +343,7 @@ class TcpServer(asyncio.Protocol):
             token = bytes(self._buffer[:end]).decode("latin-1").strip()
             del self._buffer[: end + 1]
             self._identity.receipt(token, self._port, "tcp")
-            self._transport.write(self._line)
+            self._transport.write(self._identity.body(self._port) + b"\n")
 
 
 class UdpServer(asyncio.DatagramProtocol):

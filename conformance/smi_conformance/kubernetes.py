@@ -39,8 +39,11 @@ _PLURALS = {
 _CAPABILITIES = frozenset(
     {"tcp", "udp", "h2c", "unmeshed", "pod-ip", "events", "dry-run", "api", "scale", "service-types", "probes"}
 )
+PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _MANAGER = "smi-conformance"
 _READY = 180.0
+_CONFLICTS = 10
+"""So often an object is read and written again if somebody else (a controller's status) was faster."""
 _STDIN, _STDOUT, _ERROR = 0, 1, 3
 
 
@@ -193,6 +196,11 @@ class KubernetesHarness:
         if self._session is not None:
             await self._session.close()
 
+    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+        """Close every stream; namespaces stay."""
+        await self.stop()
+        return [f"namespace {name} (kubectl delete namespace {name})" for name in namespaces]
+
     # --------------------------------------------------------------------------------------------------- namespaces
 
     async def namespace(self, name: str, *, enforced: bool) -> None:
@@ -270,14 +278,31 @@ class KubernetesHarness:
     # ------------------------------------------------------------------------------------------------------ objects
 
     async def apply(self, manifests: Sequence[Manifest], *, dry_run: bool = False) -> list[ApiResult]:
-        """Write objects by server-side apply."""
+        """Write objects; a refusal is a result."""
         found: list[ApiResult] = []
         for manifest in manifests:
-            query = {"fieldManager": _MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
-            code, body = await self._call("PATCH", _path(manifest), manifest, **query)
+            query = {"dryRun": "All"} if dry_run else {}
+            if manifest["apiVersion"].partition("/")[0] in GROUPS.values():
+                code, body = await self._replace(manifest, query)
+            else:
+                query |= {"fieldManager": _MANAGER, "force": "true"}
+                code, body = await self._call("PATCH", _path(manifest), manifest, **query)
             message = str(body.get("message", "")) if isinstance(body, dict) else str(body)
             found.append(ApiResult(code, message, body if isinstance(body, dict) else {}))
         return found
+
+    async def _replace(self, manifest: Manifest, query: Mapping[str, str]) -> tuple[int, Any]:
+        """Create or replace an object: server-side apply answers 500, not 422, to a value of the wrong type."""
+        path = _path(manifest)
+        code, body = await self._call("POST", path.rpartition("/")[0], manifest, **query)
+        for _ in range(_CONFLICTS):
+            if code != 409:
+                break
+            code, now = await self._call("GET", path)
+            if code == 200:
+                metadata = {**manifest["metadata"], "resourceVersion": now["metadata"].get("resourceVersion", "")}
+                code, body = await self._call("PUT", path, {**manifest, "metadata": metadata}, **query)
+        return code, body
 
     async def delete(self, manifests: Sequence[Manifest]) -> None:
         """Delete objects; one that is gone already is fine."""
@@ -313,13 +338,17 @@ class KubernetesHarness:
         query = [*command, ("container", "echo"), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
         address = self._server.replace("http", "ws", 1) + path
         try:
-            socket = await self._session.ws_connect(
-                address, params=query, protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"), max_msg_size=0
-            )
+            socket = await self._session.ws_connect(address, params=query, protocols=PROTOCOLS, max_msg_size=0)
         except (OSError, TimeoutError, self._client_error) as error:
             raise HarnessError(f"exec into {app.key}: {error}") from error
         self._streams[app.key] = ExecStream(socket, f"exec into {app.key}")
         return self._streams[app.key]
+
+    async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
+        """Return the name: the cluster's DNS and the mesh do the rest."""
+        del client
+        namespace, _, name = service.partition("/")
+        return str(self._target.mesh.get("hostTemplate") or "{svc}.{ns}").format(svc=name, ns=namespace), port
 
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Have the client's pod send the requests."""

@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import itertools
 import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from smi_conformance.protocol import ApiResult, App, Batch, Event, HarnessError,
 from smi_conformance.render import Manifest
 from smi_conformance.target import Target
 
+HELLO = 30.0
+"""Seconds for a driver to say hello."""
 _LINE = 64 * 1024 * 1024
-_WORKERS = 2
 
 
 class Lines:
@@ -35,10 +37,12 @@ class Lines:
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._log: Path | None = None
         self.gone = ""
 
     async def start(self, command: Sequence[str], directory: Path | None = None, log: Path | None = None) -> None:
         """Start the process."""
+        self._log = log
         errors: Any = log.open("ab") if log else None
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -68,10 +72,18 @@ class Lines:
                 continue  # something printed to stdout; not ours
             if future is not None and not future.done():
                 future.set_result(answer)
-        self.gone = f"{self._what} ended (exit code {await self._process.wait()})"
+        last = self.said()[-1:]
+        self.gone = f"{self._what} ended (exit code {await self._process.wait()}){': ' if last else ''}{''.join(last)}"
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(HarnessError(self.gone))
+
+    def said(self) -> list[str]:
+        """Return what it wrote to stderr, the last lines."""
+        try:
+            return self._log.read_text(errors="replace").strip().splitlines()[-5:] if self._log else []
+        except OSError:
+            return []
 
     async def ask(self, message: Mapping[str, Any], patience: float) -> dict[str, Any]:
         """Send a message and return the answer."""
@@ -125,15 +137,15 @@ class LocalHarness:
 
     name = "local"
 
-    def __init__(self, target: Target, log: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, target: Target, clients: int = 2) -> None:
         self._target = target
-        self._say = log
         self._driver = Lines("the driver")
-        self._clients = [Lines("the client process") for _ in range(_WORKERS)]
+        self._clients = [Lines("the client process") for _ in range(clients)]
         self._turn = itertools.count()
-        self._folder = tempfile.TemporaryDirectory(prefix="smi-conformance-", ignore_cleanup_errors=True)
+        self._folder = Path()
         self._read_to: dict[Path, int] = {}
         self._apps: dict[str, App] = {}
+        self._found: dict[tuple[str, str, int], list[list[Any]]] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "local"}
@@ -141,22 +153,25 @@ class LocalHarness:
     @property
     def folder(self) -> Path:
         """Return where ledgers and logs are while it runs."""
-        return Path(self._folder.name)
+        return self._folder
 
     async def start(self) -> None:
         """Start the driver and the client processes, and learn what the driver can do."""
         if not self._target.driver:
             raise HarnessError("the target has no local.driver: the local harness needs a command that starts the mesh")
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="smi-conformance-"))
+        except OSError as error:
+            raise HarnessError(f"there is no room for ledgers and logs: {error}") from error
         for client in self._clients:
             await client.start([sys.executable, "-u", str(Path(echo.__file__)), "client"])
         command = [sys.executable if part in {"python", "python3"} else part for part in self._target.driver]
         log = self.folder / "driver.log"
         await self._driver.start(command, self._target.directory, log)
         try:
-            hello = await self._ask("hello", patience=30, echo=str(Path(echo.__file__)), python=sys.executable)
+            hello = await self._ask("hello", patience=HELLO, echo=str(Path(echo.__file__)), python=sys.executable)
         except HarnessError as error:
-            said = log.read_text(errors="replace").strip().splitlines()[-5:] if log.exists() else []
-            raise HarnessError("; ".join([str(error), *said])) from error
+            raise HarnessError("; ".join(dict.fromkeys([str(error), *self._driver.said()]))) from error
         if hello.get("protocol") != 1:
             raise HarnessError(f"the driver speaks protocol {hello.get('protocol')}, this suite speaks 1")
         self.capabilities = frozenset(hello.get("capabilities", ()))
@@ -165,13 +180,35 @@ class LocalHarness:
 
     async def stop(self) -> None:
         """End the driver, and with it everything that it started."""
+        await self._end()
+        if self._folder != Path():
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+        """End the driver; processes can't stay, but ledgers and logs do."""
+        del namespaces
+        await self._end()
+        return [f"ledgers and the driver's log in {self._folder}"] if self._folder != Path() else []
+
+    async def _end(self) -> None:
         with contextlib.suppress(HarnessError):
             await self._ask("stop", patience=30)
         await asyncio.gather(self._driver.stop(), *(client.stop(2.0) for client in self._clients))
-        self._folder.cleanup()
 
     async def _ask(self, op: str, patience: float = 60.0, **fields: Any) -> dict[str, Any]:
+        if op in {"apply", "delete", "deploy", "undeploy"}:
+            self._found.clear()
         return await self._driver.ask({"op": op, **fields}, patience)
+
+    async def _address(self, client: str, service: str, port: int) -> list[list[Any]]:
+        """Ask where a client finds a Service; what its proxy listens on stays until something is written."""
+        found = self._found.get((client, service, port))
+        if found is None:
+            answer = await self._ask("address", client=client, service=service, port=port)
+            found = answer["addresses"]
+            if client and found:
+                self._found[client, service, port] = found
+        return found
 
     async def namespace(self, name: str, *, enforced: bool) -> None:
         """Create a namespace."""
@@ -223,6 +260,13 @@ class LocalHarness:
         answer = await self._ask("events", object=manifest)
         return [Event(str(item["reason"]), str(item["message"])) for item in answer["events"]]
 
+    async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
+        """Ask the driver."""
+        found = await self._address(client.key, service, port)
+        if not found:
+            raise HarnessError(f"{client.key} finds no address for {service}:{port}")
+        return str(found[0][0]), int(found[0][1])
+
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Ask the driver where that client finds the Service, and send the requests there."""
         source = ""
@@ -230,8 +274,7 @@ class LocalHarness:
             addresses, host = [[req.pod, req.port]], req.host or f"{req.pod}:{req.port}"
         else:
             meshed = client.meshed and not req.bypass
-            answer = await self._ask("address", client=client.key if meshed else "", service=req.service, port=req.port)
-            addresses = answer["addresses"]
+            addresses = await self._address(client.key if meshed else "", req.service, req.port)
             host = req.host or host_of(self._target.mesh, req.service, req.port)
         if not addresses:
             return [Reply("dns", 0, f"{token}-{number}") for number in range(batch.n)]
@@ -264,8 +307,11 @@ class LocalHarness:
         return found
 
     async def hook(self, name: str) -> None:
-        """Hand the hook to the driver; a command of the target runs here."""
-        await run_hook(self._target, name)
+        """Run a command of the target; without one, the driver knows what to do."""
+        if self._target.hooks.get(name):
+            await run_hook(self._target, name)
+        else:
+            await self._ask("hook", name=name)
 
 
 def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,6 +344,8 @@ def replies(answer: Mapping[str, Any]) -> list[Reply]:
             value = json.loads(body) if body else {}
         except ValueError:
             value = {}
+        if isinstance(value, dict) and value.get("broken"):
+            raise HarnessError(f"a workload can't write down what it receives: {value['broken']}")
         backends.append(value if isinstance(value, dict) and "app" in value else {})
     return [
         Reply(str(outcome), int(status), str(token), float(took), bool(reused), backends[at])

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from smi_conformance.protocol import App, Harness
+from smi_conformance.protocol import App, Harness, HarnessError
 
 _TAKEN = "cf"
 
@@ -29,12 +29,17 @@ class Place:
     def __getitem__(self, name: str) -> App:
         return self.apps[name]
 
+    @property
+    def pods(self) -> int:
+        """Return how many pods it has."""
+        return sum(app.replicas for app in self.layout)
+
 
 class Pool:
-    """Makes places and lends them."""
+    """Makes places and lends them; places that nobody has are kept as long as all have at most `keep` pods."""
 
-    def __init__(self, harness: Harness, run: str = "", keep: int = 8) -> None:
-        self._harness = harness
+    def __init__(self, harness: Harness, run: str = "", keep: int = 40) -> None:
+        self.harness = harness
         self._run = run
         self._free: deque[Place] = deque()
         self._all: list[Place] = []
@@ -52,11 +57,11 @@ class Pool:
         namespace = f"{_TAKEN}{self._run}-{self._count}"
         place = Place(namespace, {app.name: replace(app, namespace=namespace) for app in layout}, layout, enforced)
         self._all.append(place)
-        if len(self._all) > self._keep and self._free:
+        while self._free and sum(place.pods for place in self._all) > self._keep:
             await self._drop(self._free.popleft())
         try:
-            await self._harness.namespace(namespace, enforced=enforced)
-            await asyncio.gather(*(self._harness.deploy(app) for app in place.apps.values()))
+            await self.harness.namespace(namespace, enforced=enforced)
+            await asyncio.gather(*(self.harness.deploy(app) for app in place.apps.values()))
         except BaseException:
             await self._drop(place)  # half a place is no use, and must not be in the way of the others
             raise
@@ -66,15 +71,20 @@ class Pool:
         """Lend it to the next."""
         self._free.append(place)
 
-    async def close(self) -> None:
-        """Remove all namespaces."""
+    async def close(self) -> list[str]:
+        """Remove all namespaces; return what could not be removed, and why."""
+        left: list[str] = []
         for place in list(self._all):
-            await self._drop(place)
+            try:
+                await self._drop(place)
+            except HarnessError as error:
+                left.append(f"namespace {place.namespace}, which could not be removed: {error}")
+        return left
 
     async def _drop(self, place: Place) -> None:
         if place in self._all:
             self._all.remove(place)
-            await self._harness.remove_namespace(place.namespace)
+            await self.harness.remove_namespace(place.namespace)
 
     def namespaces(self) -> tuple[str, ...]:
         """Return the namespaces that exist now."""

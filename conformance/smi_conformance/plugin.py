@@ -21,10 +21,12 @@ from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
 from smi_conformance.runner import Instance, Outcome, Run
-from smi_conformance.target import TargetError, load
+from smi_conformance.target import Target, TargetError, load
 from smi_conformance.trial import QUICK, Rules
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
+REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
+UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
 _ITEM = "smi_instance"
 
 
@@ -95,12 +97,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if id(item) not in dropped]
 
 
-def harness_of(config: pytest.Config) -> Harness:
-    """Return the harness that was asked for."""
-    target = load(Path(config.getoption("--smi-target")))
+def harnesses_of(config: pytest.Config, target: Target) -> list[Harness]:
+    """Return the harness that was asked for; of the local one as many meshes as the target allows and we can use."""
     if config.getoption("--smi-harness") == "kubernetes":
-        return KubernetesHarness(target, str(config.getoption("--smi-context")))
-    return LocalHarness(target)
+        return [KubernetesHarness(target, str(config.getoption("--smi-context")))]
+    count = min(target.meshes, int(config.getoption("--smi-parallel")))
+    return [LocalHarness(target, clients=1 if count > 1 else 2) for _ in range(max(count, 1))]
 
 
 def rules_of(config: pytest.Config, deadline: float) -> Rules:
@@ -118,9 +120,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not selected or config.getoption("collectonly"):
         return
     target = load(Path(config.getoption("--smi-target")))
-    run = Run(target, harness_of(config), rules_of(config, target.deadline), int(config.getoption("--smi-parallel")))
+    rules = rules_of(config, target.deadline)
+    run = Run(target, harnesses_of(config, target), rules, int(config.getoption("--smi-parallel")))
     config.stash[RUN] = run
-    config.pluginmanager.register(Progress(len(selected)), "smi-progress")
+    if int(config.getoption("verbose")) <= 0:
+        run.tell = Progress(len(selected)).tell  # when it is known: pytest asks in another order
     run.start(selected, keep=bool(config.getoption("--smi-keep")))
 
 
@@ -131,12 +135,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if run is None:
         return
     run.stop()
+    for left in run.left:
+        sys.stdout.write(f"left: {left}\n")
+    made = session.config.stash[REPORT] = report.build(run)
     path = str(session.config.getoption("--smi-report"))
     if path:
         try:
-            report.write(report.build(run), Path(path))
+            report.write(made, Path(path))
         except OSError as error:
-            sys.stderr.write(f"the report could not be written: {path}: {error}\n")
+            session.config.stash[UNWRITTEN] = f"the report could not be written: {path}: {error.strerror or error}"
+            sys.stderr.write(session.config.stash[UNWRITTEN] + "\n")
 
 
 class Progress:
@@ -175,9 +183,6 @@ def play(request: pytest.FixtureRequest, instance: Instance) -> None:
     if run is None:
         pytest.skip("no --smi-target")
     outcome = run.result(instance)
-    progress: Any = request.config.pluginmanager.getplugin("smi-progress")
-    if progress is not None and int(request.config.getoption("verbose")) <= 0:
-        progress.tell(outcome)
     if outcome.worst == "error":
         pytest.fail(f"error, no verdict: {outcome.reason}", pytrace=False)
     if outcome.worst == "failed":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from smi_conformance import catalog
 
@@ -34,20 +34,24 @@ MODULES = (
 )
 
 
+Alone: TypeAlias = 'Literal["", "mesh", "machine"]'
+"""What a case wants for itself: the mesh, because it disturbs it, or the machine, because it measures time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Registered:
     """A case and how it wants to be run."""
 
     play: Play
     enforced: bool
-    alone: bool
+    alone: Alone
 
 
 _CASES: dict[str, Registered] = {}
 
 
-def case(name: str, *, alone: bool = False) -> Callable[[F], F]:
-    """Register a case; `alone`: nothing else may run meanwhile, because it measures time."""
+def case(name: str, *, alone: Alone = "") -> Callable[[F], F]:
+    """Register a case."""
     entry = catalog.entries()[name]
     if name in _CASES:
         raise ValueError(f"{name} has two cases")

@@ -25,6 +25,9 @@ from smi_conformance.render import UnsayableError
 from smi_conformance.target import Target
 from smi_conformance.trial import Failure, Notes, Rules, Trial
 
+KEPT = 20
+"""So many pods may stay between cases, in all places together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -83,16 +86,18 @@ def _same(entry: Entry, result: str, reason: str) -> tuple[Verdict, ...]:
 
 
 class Run:
-    """One run against one harness."""
+    """One run against one harness, or several of a kind: each is a mesh of its own, which some cases share."""
 
-    def __init__(self, target: Target, harness: Harness, rules: Rules, parallel: int = 4) -> None:
+    def __init__(self, target: Target, harnesses: Sequence[Harness], rules: Rules, parallel: int = 4) -> None:
         self.target = target
-        self.harness = harness
+        self.harnesses = tuple(harnesses)
+        self.harness = self.harnesses[0]
         self.rules = rules
         self.parallel = parallel
         self.outcomes: dict[str, Outcome] = {}
+        self.tell: Callable[[Outcome], None] = lambda _: None
         self.broken = ""
-        self.namespaces_left: tuple[str, ...] = ()
+        self.left: tuple[str, ...] = ()
         self._futures: dict[str, Future[Outcome]] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,25 +152,30 @@ class Run:
 
     async def _everything(self, selected: tuple[Instance, ...]) -> None:
         self._task = asyncio.current_task()
+        run = secrets.token_hex(2) if self.harness.name == "kubernetes" else ""
+        pools = [Pool(harness, run, keep=max(KEPT // len(self.harnesses), 1)) for harness in self.harnesses]
         try:
-            await self.harness.start()
-        except HarnessError as error:
-            self.broken = str(error)
-            await self.harness.stop()
-            return
-        pool = Pool(self.harness, secrets.token_hex(2) if self.harness.name == "kubernetes" else "")
-        try:
+            await asyncio.gather(*(harness.start() for harness in self.harnesses))
             for hook, batch in self._phases(selected):
                 if hook:
                     await self.harness.hook(hook)
-                together = [item for item in batch if not cases()[item.entry.id].alone]
-                await self._play_all(pool, together, self.parallel)
-                await self._play_all(pool, [item for item in batch if cases()[item.entry.id].alone], 1)
+                # Places are for one mode: first all cases of one, then all of the other, and places last longest.
+                ordered = sorted(batch, key=lambda item: not cases()[item.entry.id].enforced)
+                for group, width in self._waves(ordered):
+                    await self._play_all(pools, group, width)
+        except HarnessError as error:
+            self.broken = str(error)
         finally:
             if self._keep:
-                self.namespaces_left = pool.namespaces()
+                self.left = tuple([line for pool in pools for line in await pool.harness.leave(pool.namespaces())])
             else:
-                await self.harness.stop() if self.harness.name == "local" else await _clean(pool, self.harness)
+                await asyncio.gather(*(self._clean(pool) for pool in pools))
+
+    async def _clean(self, pool: Pool) -> None:
+        """Remove what was created; a local driver takes everything with it, and a namespace that stays is named."""
+        if pool.harness.name != "local":
+            self.left += tuple(await pool.close())
+        await pool.harness.stop()
 
     def _phases(self, selected: Iterable[Instance]) -> list[tuple[str, list[Instance]]]:
         """Return what may run together: one mode of access control for the whole mesh, or one for each namespace."""
@@ -179,24 +189,34 @@ class Run:
         ]
         return [phase for phase in phases if phase[1]]
 
-    async def _play_all(self, pool: Pool, batch: list[Instance], width: int) -> None:
+    def _waves(self, batch: Sequence[Instance]) -> list[tuple[list[Instance], int]]:
+        """Return what is played one after the other, and how many cases at a time."""
+        found: dict[str, list[Instance]] = {"": [], "mesh": [], "machine": []}
+        for item in batch:
+            found[cases()[item.entry.id].alone].append(item)
+        if len(self.harnesses) >= self.parallel:  # every case has a mesh for itself
+            found[""] += found.pop("mesh")
+        return [(group, self.parallel if name == "" else 1) for name, group in found.items() if group]
+
+    async def _play_all(self, pools: Sequence[Pool], batch: list[Instance], width: int) -> None:
         # The versions of one case follow each other in one place: the others of its layout need not be started.
         groups: dict[str, list[Instance]] = {}
         for instance in batch:
             groups.setdefault(instance.entry.id, []).append(instance)
         queue = list(reversed(groups.values()))
 
-        async def worker() -> None:
+        async def worker(pool: Pool) -> None:
             while queue:
                 for instance in queue.pop():
                     self._finish(await self._play(pool, instance))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(width, len(groups))):
-                group.create_task(worker())
+            for number in range(min(width, len(groups))):
+                group.create_task(worker(pools[number % len(pools)]))
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes[outcome.instance.id] = outcome
+        self.tell(outcome)
         future = self._futures[outcome.instance.id]
         if not future.done():
             future.set_result(outcome)
@@ -221,7 +241,7 @@ class Run:
             return Outcome(instance, _same(instance.entry, "error", self.broken))
         registered = cases()[instance.entry.id]
         versions = versions_for(instance.entry.group, instance.version)
-        trial = Trial(self.harness, pool, self.rules, (instance.version, versions))
+        trial = Trial(pool.harness, pool, self.rules, (instance.version, versions))
         started = time.monotonic()
         error = ""
         try:
@@ -257,11 +277,3 @@ def _verdicts(entry: Entry, registered: Registered, notes: Notes) -> tuple[Verdi
         else:
             found.append(Verdict(check.level, "failed" if failure else "passed", failure))
     return tuple(found)
-
-
-async def _clean(pool: Pool, harness: Harness) -> None:
-    await pool.close()
-    await harness.stop()
-
-
-Say = Callable[[str], None]

@@ -38,7 +38,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "hooks": ("enforce", "permissive", "restart", "stop", "start", "breakWatch"),
     "settings": ("maxTimeToConsistency", "metricsVia", "metricsWarmup", "headers", "trustDomain"),
-    "local": ("driver", "directory", "api"),
+    "local": ("driver", "directory", "meshes", "api"),
     "kubernetes": ("image",),
 }
 
@@ -57,6 +57,7 @@ class Target:
     settings: Mapping[str, Any] = field(default_factory=dict)
     driver: tuple[str, ...] = ()
     directory: Path = field(default_factory=Path.cwd)
+    meshes: int = 1
     image: str = "python:3-alpine"
 
     @property
@@ -109,6 +110,7 @@ def _target(path: Path, raw: Mapping[str, Any]) -> Target:
         settings=settings,
         driver=tuple(str(part) for part in local.get("driver") or ()),
         directory=(path.parent / str(local.get("directory", "."))).resolve(),
+        meshes=_count(path, "local.meshes", local.get("meshes", 1)),
         image=str((raw.get("kubernetes") or {}).get("image", "python:3-alpine")),
     )
 
@@ -124,6 +126,12 @@ def _names(path: Path, where: str, given: Any, known: Mapping[str, Any] | tuple[
         if name not in known:
             raise TargetError(f"{path}: {where}: unknown {name!r}; known: {', '.join(sorted(known))}")
     return tuple(given)
+
+
+def _count(path: Path, where: str, given: Any) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise TargetError(f"{path}: {where}: {given!r} is no number above 0")
+    return given
 
 
 def seconds(path: Path, text: Any) -> float:

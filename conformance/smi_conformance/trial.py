@@ -48,6 +48,9 @@ class Rules:
         return full if not self.quick else max(200, full // 4)
 
 
+QUICK_MOST = 5000
+"""Quick samples are not larger, however small a share is; it is still proved that it is not zero."""
+
 QUICK = Rules(samples=500, quiet=0.3, denial_seconds=0.6, quick=True)
 
 
@@ -207,7 +210,8 @@ class Trial:
         )
         n = self.rules.size(n) if n else self.rules.samples
         # The rarest backend has to be expected 20 times, or getting nothing would be within its window.
-        n = max([n, *(math.ceil(EXPECTED / share) for share in shares.values() if 0 < share < SMALL)])
+        full = max([n, *(math.ceil(EXPECTED / share) for share in shares.values() if 0 < share < SMALL)])
+        n = min(full, QUICK_MOST) if self.rules.quick else full
         replies = await self.send(client, req, Batch(n=n, concurrency=8, connection="half"))
         bad = next((reply for reply in replies if not reply.ok), None)
         if bad is not None or len(replies) != n:
@@ -224,7 +228,16 @@ class Trial:
             if counts[name] not in room:
                 share = shares[name]
                 raise Failure(f"{name} got {counts[name]} of {n}, accepted for {share:.4g}: {room.low} to {room.high}")
+        await self._seen_at_all(client, req, wanted - counts.keys(), full - n)
         return dict(counts)
+
+    async def _seen_at_all(self, client: App, req: Req, missing: set[str], most: int) -> None:
+        """Go on until the rarest backends have answered too: a quick sample is too small to tell rare from never."""
+        while missing and most > 0:
+            replies = await self.send(client, req, Batch(n=min(most, 2500), concurrency=8, connection="half"))
+            missing, most = missing - {reply.app for reply in replies}, most - len(replies)
+        if missing:
+            raise Failure(f"{', '.join(sorted(missing))} got nothing at all")
 
     async def sample(self, client: App, req: Req, n: int, **how: Any) -> Counter[str]:
         """Send n requests and count who answered; what was not answered counts under its outcome."""

@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
         "ECHO_PORTS": json.dumps(listening),
         "ECHO_LEDGER": str(ledger),
     }
-    process = subprocess.Popen([sys.executable, echo.__file__, "serve"], env=environment)  # noqa: S603
+    process = subprocess.Popen([sys.executable, echo.__file__, "serve"], env=environment)
     try:
         deadline = time.monotonic() + 10
         while True:

@@ -47,8 +47,8 @@ class Cluster:
             return await self.exec(request)
         if path.endswith("/log"):
             return web.Response(text=self.log.read_text() if self.log.exists() else "")
-        if request.method == "PATCH":
-            return await self.patch(request)
+        if request.method in {"PATCH", "POST", "PUT"}:
+            return await self.write(request)
         if request.method == "DELETE":
             return web.json_response({}, status=200 if self.objects.pop(path, None) else 404)
         return self.get(request)
@@ -73,8 +73,11 @@ class Cluster:
         found = self.objects.get(path)
         return web.json_response(found or {"message": "not found"}, status=200 if found else 404)
 
-    async def patch(self, request: web.Request) -> web.Response:
+    async def write(self, request: web.Request) -> web.Response:
         raw = json.loads(await request.text())
+        path = request.path + (f"/{raw['metadata']['name']}" if request.method == "POST" else "")
+        if request.method == "POST" and path in self.objects:
+            return web.json_response({"message": "already exists"}, status=409)
         if raw["kind"] == "TrafficSplit" and not raw["spec"].get("backends"):
             return web.json_response({"message": "spec.backends is required"}, status=422)
         if not request.query.get("dryRun"):
@@ -87,7 +90,8 @@ class Cluster:
                     "updatedReplicas": count,
                     "readyReplicas": count,
                 }
-            self.objects[request.path] = raw
+            raw["metadata"].pop("resourceVersion", None)
+            self.objects[path] = raw
         return web.json_response(raw, status=201)
 
     async def exec(self, request: web.Request) -> web.WebSocketResponse:
@@ -211,6 +215,9 @@ async def _objects(folder: Path) -> None:
         assert await harness.get(good) is None
         assert (await harness.apply([good]))[0].accepted
         assert await harness.get(good) == good
+        more = {**split, "spec": {"backends": [{"service": "b", "weight": 1}]}}
+        assert (await harness.apply([more]))[0].accepted
+        assert await harness.get(good) == more
         (event,) = await harness.events(good)
         assert event.message == "involvedObject.kind=TrafficSplit,involvedObject.name=s"
         await harness.delete([good, good])

@@ -33,7 +33,7 @@ def target(tmp_path: Path) -> Target:
 
 
 def made(target: Target, *results: tuple[str, str, str]) -> dict[str, Any]:
-    run = Run(target, Recorder(), QUICK)
+    run = Run(target, [Recorder()], QUICK)
     for name, version, result in results:
         entry = catalog.entries()[name]
         verdicts = tuple(

@@ -59,10 +59,15 @@ class XdsConfig:
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """Kubernetes objects to apply."""
+    """Kubernetes objects to apply.
+
+    `kinds`: every (apiVersion, kind) that the backend ever renders, so that what an earlier run left is found and
+    pruned even if there is none of that kind now.
+    """
 
     objects: tuple[Mapping[str, Any], ...]
     findings: tuple[Finding, ...] = ()
+    kinds: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,8 @@ class GatewayAPI:
                     objects += _http_routes(service, port, routes)
                 elif port.protocol is Protocol.TCP:
                     objects += self._tcp_route(service, port, routes[-1])
-        return Manifests(tuple(objects), tuple(sorted(set(findings), key=by_severity_then_object)))
+        kinds = ((f"{GROUP}/v1", "HTTPRoute"), (f"{GROUP}/{self.tcp_version}", "TCPRoute"))
+        return Manifests(tuple(objects), tuple(sorted(set(findings), key=by_severity_then_object)), kinds)
 
     def _tcp_route(self, service: Service, port: ServicePort, route: Route) -> Iterator[Object]:
         """Yield the TCPRoute; a split without targets is its root at weight 0, as an empty list is refused."""

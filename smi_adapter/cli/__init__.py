@@ -8,7 +8,9 @@ everything else to stderr.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -17,22 +19,36 @@ from smi_adapter import __version__
 _COMMANDS = {
     "analyze": "smi_adapter.cli.offline:analyze",
     "backends": "smi_adapter.cli.offline:backends",
+    "bug-report": "smi_adapter.cli.bugreport:bug_report",
+    "check": "smi_adapter.cli.check:check",
+    "completion": "smi_adapter.cli.completion:completion",
     "crds": "smi_adapter.cli.crds:crds",
     "demo": "smi_adapter.cli.demo:demo",
+    "describe": "smi_adapter.cli.show:describe",
+    "diff": "smi_adapter.cli.diff:diff",
     "explain": "smi_adapter.cli.offline:explain",
+    "get": "smi_adapter.cli.show:get",
     "run": "smi_adapter.cli.run:run",
     "status": "smi_adapter.cli.status:status",
     "translate": "smi_adapter.cli.offline:translate",
+    "uninstall": "smi_adapter.cli.uninstall:uninstall",
 }
 _ABOUT = {
-    "analyze": "Lint SMI and Kubernetes files: what is wrong, where, and what to do.",
+    "analyze": "Lint SMI and Kubernetes objects, in files or in a cluster.",
     "backends": "List the installed backends and what each can do.",
+    "bug-report": "Collect what a bug report needs, without secrets.",
+    "check": "Check the installation and the cluster.",
+    "completion": "Print the completion script of a shell.",
     "crds": "Compare the cluster's SMI CRDs with ours, and bring them up to date.",
     "demo": "Run the bookstore on real Envoys, without a cluster.",
+    "describe": "Show one SMI object: conditions, findings, Events.",
+    "diff": "Show what would change in the mesh if files were applied.",
     "explain": "Say what happens to one request, and why.",
+    "get": "List SMI objects: splits, targets, routes, bindings.",
     "run": "Serve a directory of YAML with real Envoys, without a cluster.",
     "status": "Show what a running `smi-adapter run` does: proxies, versions, findings.",
     "translate": "Print any stage of the translation, offline.",
+    "uninstall": "Take away what the controller has put into the cluster.",
 }
 
 
@@ -70,13 +86,19 @@ def main() -> None:
     """Make the Service Mesh Interface (SMI) work: TrafficSplit, TrafficTarget and friends on real proxies."""
 
 
-def entry() -> None:
-    """Run the command line; ^C ends with 130, as shells expect."""
+def run(arguments: Sequence[str] | None = None, name: str = "smi-adapter") -> int:
+    """Run a command line (None: the process's own) and return its exit code; ^C is 130, as shells expect."""
     try:
-        code = main.main(standalone_mode=False)
+        code = main.main(None if arguments is None else [*arguments], prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def entry() -> None:
+    """Be a program: `smi-adapter`, or kubectl's plugin if that is how we were called."""
+    as_plugin = Path(sys.argv[0]).name.startswith("kubectl-traffic")
+    sys.exit(run(name="kubectl traffic" if as_plugin else "smi-adapter"))

@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import click
 import yaml
 
-from smi_adapter.cli import output
+from smi_adapter.cli import cluster, output
 from smi_adapter.cluster import definitions
-from smi_adapter.cluster.client import ApiError, Client, Unreachable
+from smi_adapter.cluster.client import Client
 from smi_adapter.crds.merge import Plan, State
-
-_T = TypeVar("_T")
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class _UnreachableError(click.ClickException):
-    exit_code = 3
-
-
-class _TimedOutError(click.ClickException):
-    exit_code = 4
-
-
-def _cluster_options(function: _F) -> _F:
-    decorators = (
-        click.option("--kubeconfig", type=click.Path(dir_okay=False), help="Kubeconfig file to use."),
-        click.option("--context", help="Context of the kubeconfig to use."),
-    )
-    for decorator in reversed(decorators):
-        function = decorator(function)
-    return function
-
-
-def _ask(kubeconfig: str | None, context: str | None, question: Callable[[Client], Awaitable[_T]]) -> _T:
-    """Connect, ask, close; say in the CLI's exit codes what went wrong."""
-
-    async def asked() -> _T:
-        client = await Client.connect(kubeconfig, context)
-        try:
-            return await question(client)
-        finally:
-            await client.close()
-
-    try:
-        return asyncio.run(asked())
-    except (Unreachable, FileNotFoundError) as error:
-        raise _UnreachableError(f"the cluster cannot be reached: {error}") from error
-    except definitions.NotEstablishedError as error:
-        raise _TimedOutError(f"not served in time: {error}") from error
-    except ApiError as error:
-        raise click.ClickException(f"the API server refused: {error}") from error
 
 
 @click.group()
@@ -66,14 +24,14 @@ def crds() -> None:
 
 
 @crds.command()
-@_cluster_options
+@cluster.cluster_options
 @click.option("-o", "--output", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def status(kubeconfig: str | None, context: str | None, form: str) -> int:
+def status(form: str, access: cluster.Access) -> int:
     """Show which SMI CRDs are installed, whose they are, and how they compare with ours; changes nothing.
 
     Exit status 0: all are up to date; 1: something is missing or differs; 3: the cluster cannot be reached.
     """
-    found = _ask(kubeconfig, context, definitions.plans)
+    found = cluster.ask(access, definitions.plans)
     if form == "json":
         click.echo(output.as_json({"crds": [_data(item) for item in found]}))
     else:
@@ -97,13 +55,13 @@ def status(kubeconfig: str | None, context: str | None, form: str) -> int:
 
 
 @crds.command()
-@_cluster_options
-def diff(kubeconfig: str | None, context: str | None) -> int:
+@cluster.cluster_options
+def diff(access: cluster.Access) -> int:
     """Show what `apply` would change, as the API server would store it; changes nothing.
 
     Exit status as of `kubectl diff`, 0: nothing; 1: differences; 3: the cluster cannot be reached.
     """
-    outcome = _ask(kubeconfig, context, lambda client: definitions.apply(client, dry_run=True))
+    outcome = cluster.ask(access, lambda client: definitions.apply(client, dry_run=True))
     changed = [item for item in outcome if item.changed]
     for item in changed:
         lines = difflib.unified_diff(
@@ -117,10 +75,10 @@ def diff(kubeconfig: str | None, context: str | None) -> int:
 
 
 @crds.command()
-@_cluster_options
+@cluster.cluster_options
 @click.option("--dry-run", is_flag=True, help="Let the API server check everything, but change nothing.")
 @click.option("--timeout", type=float, default=30, show_default=True, help="Seconds to wait until all are served.")
-def apply(kubeconfig: str | None, context: str | None, dry_run: bool, timeout: float) -> int:
+def apply(dry_run: bool, timeout: float, access: cluster.Access) -> int:
     """Install the SMI CRDs or bring them up to date, by server-side apply with your own rights.
 
     Exit status 0: done; 1: refused by the API server; 3: the cluster cannot be reached; 4: not served in time.
@@ -129,10 +87,13 @@ def apply(kubeconfig: str | None, context: str | None, dry_run: bool, timeout: f
     async def applied(client: Client) -> tuple[definitions.Applied, ...]:
         outcome = await definitions.apply(client, dry_run=dry_run)
         if not dry_run:
-            await definitions.established(client, timeout)
+            try:
+                await definitions.established(client, timeout)
+            except definitions.NotEstablishedError as error:
+                raise cluster.TimedOutError(f"not served in time: {error}") from error
         return outcome
 
-    outcome = _ask(kubeconfig, context, applied)
+    outcome = cluster.ask(access, applied)
     _tell([item.plan for item in outcome if item.changed])
     for item in outcome:
         verb = "created" if item.before is None else "configured" if item.changed else "unchanged"

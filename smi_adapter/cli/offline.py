@@ -1,37 +1,38 @@
-"""Commands that look at files and touch nothing: `analyze`, `explain`, `translate`, `backends`."""
+"""Commands that look and touch nothing: `analyze`, `explain`, `translate`, `backends`; at files, or at a cluster."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import yaml
 
-from smi_adapter import app, settings
-from smi_adapter.backends import Backend, Files, Manifests, UnknownBackendError, XdsConfig, installed, load
-from smi_adapter.cli import output
+from smi_adapter.backends import Files, Manifests, XdsConfig, installed, load
+from smi_adapter.cli import cluster, output
+from smi_adapter.cli.world import Where, World, of_cluster, of_files, settings_of, without
 from smi_adapter.dump import plain
 from smi_adapter.evaluate import Request, Verdict, as_data, evaluate
-from smi_adapter.findings import Finding, Ref, Severity, by_severity_then_object, printable
+from smi_adapter.findings import Finding, Severity, printable
 from smi_adapter.mesh import Feature, Key
-from smi_adapter.sources import Location
-from smi_adapter.sources.controllers import Memory, World, reconcile
-from smi_adapter.sources.files import Tree, read_tree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _RANK = {Severity.ERROR: 2, Severity.WARNING: 1, Severity.INFO: 0}
 
 
-def world_options(function: _F) -> _F:
-    """Add the options that say which files and whose reading of SMI."""
+def file_option(*, required: bool) -> Callable[[_F], _F]:
+    """Add `-f`."""
+    words = "File or directory of YAML, or - for standard input."
+    kind = click.Path(exists=True, allow_dash=True, path_type=Path)
+    return click.option("-f", "--filename", "path", required=required, type=kind, help=words)
+
+
+def meaning_options(function: _F) -> _F:
+    """Add the options that say whose reading of SMI counts."""
     decorators = (
-        click.option("-f", "--filename", "path", required=True, type=click.Path(exists=True, path_type=Path),
-                     help="File or directory of YAML."),
         click.option("--profile", type=click.Choice(["spec", "osm", "traefik", "nsm"]), help="Whose reading of SMI."),
         click.option("--mode", type=click.Choice(["enforce", "audit", "permissive"]),
                      help="What happens to a request that nothing allows."),
@@ -42,76 +43,78 @@ def world_options(function: _F) -> _F:
     return function
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A directory, read and compiled."""
-
-    tree: Tree
-    world: World
-    state: app.Compiled
-
-    def findings(self) -> tuple[Finding, ...]:
-        found = {*self.tree.findings(), *self.world.findings, *self.state.findings()}
-        return tuple(sorted(found, key=by_severity_then_object))
-
-    def location(self, item: Finding) -> Location | None:
-        owner = self.world.owners.get(item.subject)
-        return self.tree.location(owner or item.subject, "" if owner else item.field)
-
-
-def _settings(profile: str | None, mode: str | None, config: Path | None) -> settings.Settings:
-    try:
-        return settings.read({"profile": profile, "mode": mode}, config)
-    except settings.SettingsError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _backend(name: str) -> Backend:
-    try:
-        return load(name)
-    except UnknownBackendError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _load(path: Path, chosen: settings.Settings, backend: str | None = None) -> _Loaded:
-    tree = read_tree(path)
-    world = reconcile(tree.objects, Memory())
-    objects: Mapping[Ref, Any] = world.objects
-    state = app.Compiler(_backend(backend or chosen.backend), app.options_of(chosen)).apply(objects)
-    return _Loaded(tree, world, state)
+def findings_options(function: _F) -> _F:
+    """Add the options that say which findings count."""
+    decorators = (
+        click.option("--suppress", multiple=True, metavar="CODE", help="Leave out a code; may be given several times."),
+        click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]), default="warning",
+                     show_default=True, help="The least severity that makes the exit status 1."),
+    )  # fmt: skip
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
 
 
 # ---------------------------------------------------------------------------------------------------- analyze
 @click.command()
-@world_options
-@click.option("--suppress", multiple=True, metavar="CODE", help="Leave out a code; may be given several times.")
-@click.option("--fail-on", type=click.Choice(["error", "warning", "info", "never"]), default="warning",
-              show_default=True, help="The least severity that makes the exit status 1.")  # fmt: skip
+@file_option(required=False)
+@meaning_options
+@click.option(
+    "--use-kube",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=None,
+    metavar="BOOL",
+    help="Look at the cluster too (the default without -f).",
+)
+@cluster.namespace_options
+@cluster.cluster_options
+@findings_options
 @click.option("-o", "--output", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def analyze(
-    path: Path,
+    path: Path | None,
     profile: str | None,
     mode: str | None,
     config: Path | None,
+    use_kube: bool | None,
+    namespace: str | None,
+    all_namespaces: bool,
+    access: cluster.Access,
     suppress: tuple[str, ...],
     fail_on: str,
     form: str,
 ) -> int:
-    """Lint SMI and Kubernetes files: what is wrong, where, and what to do.
+    """Lint SMI and Kubernetes objects: what is wrong, where, and what to do.
 
-    Reads what `kubectl apply` would read, with nothing but the files. Exit status 0: nothing to fail on; 1: findings.
+    With -f these files alone, as `kubectl apply` would read them; without it the live cluster; with -f and --use-kube
+    the cluster as it would be with these files, of which only what they bring is told. Exit status 0: nothing to fail
+    on; 1: findings; 3: the cluster cannot be reached; 4: it did not answer in time.
     """
-    loaded = _load(path, _settings(profile, mode, config))
-    found = [item for item in loaded.findings() if item.code not in suppress]
+    chosen = settings_of(profile, mode, config)
+    if path is None and use_kube is False:
+        raise click.UsageError("without the cluster there is only -f to look at")
+    if path is not None and not use_kube:
+        loaded = of_files(path, chosen)
+    else:
+        loaded = of_cluster(Where(access, namespace, all_namespaces), chosen, path)
+    found = without(loaded.concerning(), suppress)
     if form == "json":
         click.echo(output.as_json({"findings": [output.finding_data(i, loaded.location(i)) for i in found]}))
     else:
         for item in found:
             click.echo(output.finding_text(item, loaded.location(item)))
-        count = len(loaded.tree.objects)
-        click.echo(f"{count} objects in {len(loaded.tree.states)} files, {len(found)} findings", err=True)
+        click.echo(_summary(loaded, len(found)), err=True)
     worst = max((_RANK[item.severity] for item in found), default=-1)
     return 1 if fail_on != "never" and worst >= _RANK[Severity(fail_on)] else 0
+
+
+def _summary(loaded: World, number: int) -> str:
+    if loaded.tree is None:
+        where = f"namespace {loaded.namespace}" if loaded.namespace else "all namespaces"
+        objects = sum(1 for ref in loaded.live if loaded.namespace in {"", ref.namespace})
+        return f"{objects} objects in {where}, {number} findings"
+    return f"{len(loaded.tree.objects)} objects in {len(loaded.tree.states)} files, {number} findings"
 
 
 # ---------------------------------------------------------------------------------------------------- explain
@@ -122,7 +125,7 @@ def _pair(value: str, what: str) -> Key:
     return namespace, name
 
 
-def _destination(value: str, loaded: _Loaded) -> tuple[Key, int]:
+def _destination(value: str, loaded: World) -> tuple[Key, int]:
     """Read NAMESPACE/SERVICE[:PORT]; without a port, the Service's only or first one counts."""
     address, colon, port = value.rpartition(":") if ":" in value else (value, "", "")
     key = _pair(address, "--to")
@@ -150,7 +153,7 @@ def _headers(values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _source_address(loaded: _Loaded, key: Key, pod: str | None) -> str:
+def _source_address(loaded: World, key: Key, pod: str | None) -> str:
     """Return the address of the calling pod: the named one, else the first that runs under the ServiceAccount."""
     pods = loaded.state.snapshot.pods
     mine = sorted(item for item, value in pods.items() if (item[0], value.service_account) == key)
@@ -169,7 +172,9 @@ def _concerns(item: Finding, key: Key, verdict: Verdict) -> bool:
 
 
 @click.command()
-@world_options
+@file_option(required=False)
+@meaning_options
+@cluster.cluster_options
 @click.option("--from", "source", required=True, metavar="NAMESPACE/SERVICEACCOUNT", help="Who calls.")
 @click.option("--to", "destination", required=True, metavar="NAMESPACE/SERVICE[:PORT]", help="What is dialled.")
 @click.option("--method", default="GET", show_default=True)
@@ -178,10 +183,11 @@ def _concerns(item: Finding, key: Key, verdict: Verdict) -> bool:
 @click.option("--pod", help="The calling pod, where an IdentityBinding selects some pods of the ServiceAccount only.")
 @click.option("-o", "--output", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain(
-    path: Path,
+    path: Path | None,
     profile: str | None,
     mode: str | None,
     config: Path | None,
+    access: cluster.Access,
     source: str,
     destination: str,
     method: str,
@@ -192,11 +198,13 @@ def explain(
 ) -> int:
     r"""Say what happens to one request, and why: where it goes with which odds, allowed or denied, and by which rule.
 
+    In the live cluster, or with -f in a world of files alone.
+
     \b
     smi-adapter explain -f examples/bookstore --from bookstore/bookbuyer --to bookstore/bookstore:14001 --path /buy
     """
-    chosen = _settings(profile, mode, config)
-    loaded = _load(path, chosen)
+    chosen = settings_of(profile, mode, config)
+    loaded = of_files(path, chosen) if path else of_cluster(Where(access, everywhere=True), chosen)
     caller = _pair(source, "--from")
     key, port = _destination(destination, loaded)
     request = Request(
@@ -229,15 +237,16 @@ def explain(
 
 # -------------------------------------------------------------------------------------------------- translate
 @click.command()
-@world_options
+@file_option(required=True)
+@meaning_options
 @click.option("--to", "stage", required=True, metavar="mesh|BACKEND", help="`mesh`, `envoy`, `gateway-api`, ...")
 def translate(path: Path, profile: str | None, mode: str | None, config: Path | None, stage: str) -> int:
     """Print a stage of the translation as YAML, offline: the neutral mesh, or what a backend makes of it.
 
     Findings go to stderr.
     """
-    chosen = _settings(profile, mode, config)
-    loaded = _load(
+    chosen = settings_of(profile, mode, config)
+    loaded = of_files(
         path, chosen, None if stage == "mesh" else stage if stage in installed() else stage.replace("-", "_")
     )
     if stage == "mesh":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -72,3 +73,45 @@ def finding_text(item: Finding, location: tuple[str, int] | None = None) -> str:
     subject = printable(f"{item.subject} {item.field}".rstrip())
     head = f"{where}{severity(item.severity)} {item.code} {item.name}: {subject}"
     return f"{head}\n  {printable(item.message)}\n  -> {printable(item.hint)}"
+
+
+_STEP = re.compile(r"\.([A-Za-z0-9_\-]+)|\['([^']*)'\]|\[(\d+|\*)\]")
+
+
+def jsonpath(template: str) -> Callable[[Any], str]:
+    """Return what fills in a jsonpath template as kubectl's: `{.a.b}`, `[0]`, `[*]`, `['a.b']` and `{"text"}`.
+
+    UsageError for anything else of that language.
+    """
+    parts: list[Callable[[Any], str]] = []
+    for text, inside in re.findall(r"([^{}]+)|\{([^{}]*)\}", template):
+        if text:
+            parts.append(_words(text))
+        elif inside.startswith('"') and inside.endswith('"'):
+            parts.append(_words(inside[1:-1].replace("\\n", "\n").replace("\\t", "\t")))
+        else:
+            parts.append(_path(inside))
+    return lambda value: "".join(part(value) for part in parts)
+
+
+def _words(text: str) -> Callable[[Any], str]:
+    return lambda _: text
+
+
+def _path(inside: str) -> Callable[[Any], str]:
+    steps = _STEP.findall(inside.removeprefix("$"))
+    if "".join(match.group() for match in _STEP.finditer(inside)) != inside.removeprefix("$") or not steps:
+        raise click.UsageError(f"jsonpath: only fields, [number] and [*] are understood, not {{{inside}}}")
+
+    def found(value: Any) -> str:
+        values = [value]
+        for name, quoted, index in steps:
+            if index == "*":
+                values = [item for one in values for item in (one.values() if isinstance(one, dict) else one or ())]
+            elif index:
+                values = [one[int(index)] for one in values if isinstance(one, list) and int(index) < len(one)]
+            else:
+                values = [one[name or quoted] for one in values if isinstance(one, dict) and (name or quoted) in one]
+        return " ".join(one if isinstance(one, str) else json.dumps(one) for one in values)
+
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def _directory(source: Path, chosen: settings.Settings, state: Path, api: str | 
         async with LocalMesh(source, options).running() as mesh:
             click.echo(f"serving {mesh.path}; logs are in {state}; ^C stops", err=True)
             if options.api:
-                click.echo(f"export KUBECONFIG={shlex.quote(str(mesh.kubeconfig))}")
+                click.echo(mesh.export)
             await until_stopped()
 
     try:

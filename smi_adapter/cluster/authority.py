@@ -35,11 +35,15 @@ class AuthoritySecretError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What the Secret holds: None, if nothing; `version` is its resourceVersion, "" if there is no Secret."""
+    """What the Secret holds: `problem` says why there is no authority, unless it is simply empty or not there.
+
+    `version` is its resourceVersion, "" if there is no Secret.
+    """
 
     authority: Authority | None
     ours: bool
     version: str
+    problem: str = ""
 
 
 class AuthoritySecret:
@@ -62,6 +66,8 @@ class AuthoritySecret:
         """Return the authority, made by us if there is none; ApiError, Unreachable or AuthoritySecretError."""
         for _ in range(_ATTEMPTS):
             stored = await self._read()
+            if stored.problem:  # perhaps another replica has the right one in memory
+                raise AuthoritySecretError(stored.problem)
             if stored.authority is not None:
                 self._ours = stored.ours
                 return stored.authority
@@ -74,21 +80,14 @@ class AuthoritySecret:
 
     async def check(self, authority: Authority) -> str:
         """Look whether the Secret still holds the authority; restore it if it was ours. Return what is wrong, or ""."""
-        version = ""
-        try:
-            stored = await self._read()
-            version = stored.version
-            if stored.authority is not None:
-                same = stored.authority.bundle == authority.bundle
-                return (
-                    "" if same else f"{self.shown} holds another authority; the one in memory is used until a restart"
-                )
-            problem = f"{self.shown} is empty or gone"
-        except AuthoritySecretError as error:
-            problem = str(error)
+        stored = await self._read()
+        if stored.authority is not None:
+            same = stored.authority.bundle == authority.bundle
+            return "" if same else f"{self.shown} holds another authority; the one in memory is used until a restart"
+        problem = stored.problem or f"{self.shown} is empty or gone"
         if not self._ours:
             return f"{problem}; the authority in memory is used"
-        if await self._write(authority, version):
+        if await self._write(authority, stored.version):
             _log.warning("%s; it was written again from memory", problem)
         return ""
 
@@ -100,21 +99,24 @@ class AuthoritySecret:
                 return _Stored(None, ours=False, version="")
             raise
         metadata, data = found.get("metadata") or {}, found.get("data") or {}
+        version = str(metadata.get("resourceVersion", ""))
         if not data.get(_CERTIFICATE) and not data.get(_KEY):
-            return _Stored(None, ours=False, version=str(metadata.get("resourceVersion", "")))
+            return _Stored(None, ours=False, version=version)
         ours = (metadata.get("annotations") or {}).get(_OURS) == "true"
-        return _Stored(self._parsed(data), ours, str(metadata.get("resourceVersion", "")))
+        parsed = self._parsed(data)
+        if isinstance(parsed, str):
+            return _Stored(None, ours, version, parsed)
+        return _Stored(parsed, ours, version)
 
-    def _parsed(self, data: Mapping[str, Any]) -> Authority:
+    def _parsed(self, data: Mapping[str, Any]) -> Authority | str:
+        """Return the authority in the Secret's data, or what is wrong with it."""
         try:
             parts = [base64.b64decode(str(data.get(name, "")), validate=True) for name in (_KEY, _CERTIFICATE)]
             authority = Authority.from_pem(b"\n".join(parts))
         except (AuthorityFileError, ValueError):
-            words = f"{self.shown} does not hold a key and its certificate; empty its data, and new ones are made"
-            raise AuthoritySecretError(words) from None
+            return f"{self.shown} does not hold a key and its certificate; empty its data, and new ones are made"
         if authority.trust_domain != self._trust_domain:
-            words = f"{self.shown} is the authority of trust domain {authority.trust_domain}, not {self._trust_domain}"
-            raise AuthoritySecretError(words)
+            return f"{self.shown} is the authority of trust domain {authority.trust_domain}, not {self._trust_domain}"
         return authority
 
     async def _write(self, authority: Authority, version: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
-from smi_adapter.cluster.pace import Api, Pace, passes
+from smi_adapter.cluster.pace import Api, Pace, passes, read
 from smi_adapter.report import Notice
 
 _log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class EventRecorder:
         """Count one more in the series; False if the API has forgotten the Event."""
         path = EVENTS.path(notice.ref.namespace or "default", notice.name)
         try:
-            there = msgspec.json.decode(await self._request("GET", path), type=_Event)
+            there = read(await self._request("GET", path), _Event)
             count = max(there.series.count if there.series else 1, 1) + 1
             series = {"series": {"count": count, "lastObservedTime": _now()}}
             await self._request("PATCH", path, body=series, content_type="application/merge-patch+json")
@@ -122,7 +122,6 @@ class EventRecorder:
 
     def _event(self, notice: Notice, namespace: str) -> dict[str, Any]:
         ref = notice.ref
-        version = notice.version or "v1alpha4"
         return {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
@@ -135,7 +134,7 @@ class EventRecorder:
             "note": notice.note,
             "type": "Warning",
             "regarding": {
-                "apiVersion": f"{ref.group}/{version}",
+                "apiVersion": notice.api_version,
                 "kind": ref.kind,
                 "namespace": ref.namespace,
                 "name": ref.name,

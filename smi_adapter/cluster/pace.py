@@ -10,9 +10,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
+
+import msgspec
 
 from smi_adapter.cluster.client import ApiError, Unreachable
+
+T = TypeVar("T")
 
 FIRST: Final = 0.5
 LONGEST: Final = 30.0
@@ -36,6 +40,14 @@ class Api(Protocol):
     ) -> bytes:
         """Send one request; `ApiError` or `Unreachable`."""
         ...
+
+
+def read(answer: bytes, kind: type[T]) -> T:
+    """Decode an answer; one that was cut off, or is not from an API server, is as good as none."""
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"the answer cannot be read: {error}") from error
 
 
 def passes(error: ApiError | Unreachable) -> bool:

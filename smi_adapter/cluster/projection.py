@@ -257,7 +257,7 @@ class Projection:
         metadata.pop("managedFields", None)
         shown = {key: msgspec.json.decode(text) for key, text in metadata.items()}
         value = {key: msgspec.json.decode(text) for key, text in fields.items()}
-        version, uid = str(shown.pop("resourceVersion", "")), str(shown.pop("uid", ""))
+        version, uid = str(shown.pop("resourceVersion", "")), str(shown.get("uid", ""))  # wire reads by the uid, too
         status = value.pop("status", None)
         value |= {"apiVersion": self._resource.api_version, "kind": self._resource.kind, "metadata": shown}
         return Item(str(shown.get("namespace") or ""), str(shown.get("name") or ""), version, uid, value, status)

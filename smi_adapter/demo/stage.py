@@ -73,7 +73,10 @@ async def staged(settings: Settings) -> AsyncIterator[Stage]:
         traffic = Traffic()
         await traffic.start()
         state = state_folder(folder)
-        options = LocalOptions(settings, state, environment={"SMI_DEMO_STATS": traffic.address})
+        environment = {"SMI_DEMO_STATS": traffic.address}
+        options = LocalOptions(
+            settings, state, environment=environment, api=("127.0.0.1", 0), api_namespace="bookstore"
+        )
         try:
             async with LocalMesh(folder, options).running() as mesh:
                 yield Stage(folder, mesh, traffic)
@@ -132,6 +135,9 @@ def _words(stage: Stage) -> list[Text]:
         Text(),
         Text.assemble("Edit ", (str(stage.file), "bold"), " and save it; it is in effect at once:"),
         *(Text(f"  {number}. {words}") for number, words in enumerate(invited, 1)),
+        Text("Or in another terminal, if you have kubectl:"),
+        Text(f"  {stage.mesh.export}", style="bold"),
+        Text("  kubectl get ts -w    kubectl edit ts bookstore    kubectl describe tt bookstore"),
         *(Text(f"{item.code} {item.subject}: {item.message}", style="yellow") for item in said),
         Text("^C stops everything.", style="dim"),
     ]

@@ -69,17 +69,18 @@ class Access:
             context.load_cert_chain(file.name)
         return context
 
-    def kubeconfig(self, url: str) -> str:
+    def kubeconfig(self, url: str, namespace: str) -> str:
         """Return a kubeconfig file for the API at a URL (JSON, which is YAML)."""
         authority = base64.b64encode(self.certificate).decode()
         named = {"name": CONTEXT}
+        context = {"cluster": CONTEXT, "user": CONTEXT, "namespace": namespace}
         return json.dumps(
             {
                 "apiVersion": "v1",
                 "kind": "Config",
                 "clusters": [{**named, "cluster": {"server": url, "certificate-authority-data": authority}}],
                 "users": [{**named, "user": {"token": self.token}}],
-                "contexts": [{**named, "context": {"cluster": CONTEXT, "user": CONTEXT}}],
+                "contexts": [{**named, "context": context}],
                 "current-context": CONTEXT,
             },
             indent=2,

@@ -63,15 +63,21 @@ def modified(kind: Kind, name: str) -> RefusedError:
     return RefusedError(409, "Conflict", message, _details(kind, name))
 
 
-def conflicts(pairs: Iterable[tuple[str, str]]) -> RefusedError:
-    """Say that fields which an apply sets belong to other managers; pairs are (manager, field)."""
+def conflicts(found: Iterable[tuple[str, str]]) -> RefusedError:
+    """Say that fields which an apply sets belong to other managers; pairs are (how that one is called, field)."""
+    pairs = sorted(found)
     causes = [
-        {"reason": "FieldManagerConflict", "message": f'conflict with "{manager}"', "field": field}
-        for manager, field in sorted(pairs)
+        {"reason": "FieldManagerConflict", "message": f"conflict with {manager}", "field": field}
+        for manager, field in pairs
     ]
-    number = f"{len(causes)} conflict{'s' if len(causes) > 1 else ''}"
-    listed = "; ".join(f"{cause['message']}: {cause['field']}" for cause in causes)
-    return RefusedError(409, "Conflict", f"Apply failed with {number}: {listed}", {"causes": causes})
+    if len(pairs) == 1:
+        message = f"Apply failed with 1 conflict: conflict with {pairs[0][0]}: {pairs[0][1]}"
+    else:
+        lines = []
+        for manager in sorted({manager for manager, _ in pairs}):
+            lines += [f"conflicts with {manager}:", *(f"- {field}" for one, field in pairs if one == manager)]
+        message = f"Apply failed with {len(pairs)} conflicts: " + "\n".join(lines)
+    return RefusedError(409, "Conflict", message, {"causes": causes})
 
 
 def invalid(kind: Kind, name: str, problems: Iterable[tuple[str, str, str]]) -> RefusedError:

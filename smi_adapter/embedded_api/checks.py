@@ -73,12 +73,18 @@ class Pruned(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def pruned(raw: dict[str, Any], kind: Kind, version: str, validation: str) -> Pruned:
-    """Drop the fields of an SMI object that its schema does not know; raise if the client wants none such."""
+def pruned(
+    raw: dict[str, Any], kind: Kind, version: str, validation: str, old: Mapping[str, Any] | None = None
+) -> Pruned:
+    """Drop the fields of an SMI object that its schema does not know; raise if the client wants none such.
+
+    What an author wrote into a file stays there, known or not: the client did not send it.
+    """
     if not kind.smi:
         return Pruned(raw)
+    before = _known_problems(old, kind, version)
     found = schema.check((kind.group, version, kind.name), raw)
-    unknown = [problem for problem in found if problem.keyword == _UNKNOWN]
+    unknown = [one for one in found if one.keyword == _UNKNOWN and (one.path, one.message) not in before]
     if not unknown:
         return Pruned(raw)
     told = tuple(f'unknown field "{problem.field}"' for problem in unknown)
@@ -90,8 +96,7 @@ def pruned(raw: dict[str, Any], kind: Kind, version: str, validation: str) -> Pr
     return Pruned(_without(raw, [problem.path for problem in unknown]), told if validation != "Ignore" else ())
 
 
-def admitted(raw: dict[str, Any], kind: Kind, version: str, validation: str,
-             old: Mapping[str, Any] | None) -> Pruned:  # fmt: skip
+def admitted(raw: dict[str, Any], kind: Kind, version: str, validation: str, old: Mapping[str, Any] | None) -> Pruned:
     """Return what is left of an object after pruning, and warnings; raise if it may not be written.
 
     What was wrong before with the same words does not hinder a change of something else (as ratcheting does).
@@ -99,17 +104,22 @@ def admitted(raw: dict[str, Any], kind: Kind, version: str, validation: str,
     if not kind.smi:
         _check_form(raw, kind)
         return Pruned(raw)
-    found = pruned(raw, kind, version, validation)
-    key = (kind.group, version, kind.name)
-    before = {(problem.path, problem.message) for problem in schema.check(key, old)} if old is not None else set()
+    found = pruned(raw, kind, version, validation, old)
+    before = _known_problems(old, kind, version)
     problems = [
         (_REASONS.get(problem.keyword, "FieldValueInvalid"), problem.field, f"{_kind_of(problem)}{problem.message}")
-        for problem in schema.check(key, found.value)
+        for problem in schema.check((kind.group, version, kind.name), found.value)
         if (problem.path, problem.message) not in before
     ]
     if problems:
         raise answers.invalid(kind, raw["metadata"]["name"], problems)
     return found
+
+
+def _known_problems(old: Mapping[str, Any] | None, kind: Kind, version: str) -> set[tuple[schema.Steps, str]]:
+    if old is None:
+        return set()
+    return {(problem.path, problem.message) for problem in schema.check((kind.group, version, kind.name), old)}
 
 
 def _kind_of(problem: schema.Problem) -> str:

@@ -35,6 +35,11 @@ class Manager:
     time: str
     paths: frozenset[Path]
 
+    def __str__(self) -> str:
+        """Return how messages call it."""
+        using = f" using {self.api_version}" if self.operation == "Update" else ""
+        return f"{json.dumps(self.name)}{using}"
+
     @property
     def key(self) -> tuple[str, str]:
         """Return what tells it from the others; one manager may apply and update."""
@@ -72,22 +77,22 @@ def _item(key: str, item: Mapping[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------------- owners
 def updated(managers: Iterable[Manager], old: Leaves, new: Leaves, who: Manager) -> tuple[Manager, ...]:
     """Return the owners after somebody changed an object without applying: what it set is its own alone."""
-    touched = {path for path, value in new.items() if path not in old or old[path] != value}
-    kept = new.keys() - touched
+    touched = frozenset(path for path, value in new.items() if path not in old or old[path] != value)
+    kept = frozenset(new) - touched
     others = [replace(one, paths=one.paths & kept) for one in managers if one.key != who.key]
     own = next((one for one in managers if one.key == who.key), None)
-    mine = (own.paths & new.keys() if own else frozenset()) | touched
+    mine = ((own.paths & kept) if own else frozenset()) | touched
     changed = replace(who, time=own.time) if own and own.paths == mine else who
     return _living([*others, replace(changed, paths=mine)])
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What an apply led to; with conflicts as (manager, field as people write it) nothing is to be done."""
+    """What an apply led to; with conflicts, as (owner, path), nothing is to be done."""
 
     value: dict[str, Any]
     managers: tuple[Manager, ...]
-    conflicts: frozenset[tuple[str, str]] = frozenset()
+    conflicts: frozenset[tuple[Manager, Path]] = frozenset()
 
 
 def apply(  # noqa: PLR0913 - this is what an apply is about
@@ -103,13 +108,13 @@ def apply(  # noqa: PLR0913 - this is what an apply is about
     before, now = leaves(live, keyed=keyed), leaves(wanted, keyed=keyed)
     others = [one for one in managers if one.key != who.key]
     taken = {
-        (one.name, path)
+        (one, path)
         for one in others
         for path, value in now.items()
         if any(_overlap(path, owned) for owned in one.paths) and before.get(path) != value
     }
     if taken and not force:
-        return Applied(dict(live), managers, frozenset((name, shown(path)) for name, path in taken))
+        return Applied(dict(live), managers, frozenset(taken))
     value = _merged(live, wanted, "", keyed=keyed)
     lost = {path for _, path in taken}
     others = [
@@ -117,7 +122,8 @@ def apply(  # noqa: PLR0913 - this is what an apply is about
         for one in others
     ]
     own = next((one for one in managers if one.key == who.key), None)
-    for path in sorted(own.paths - now.keys() if own else (), key=len, reverse=True):
+    # Items before what is in them: an item is found by its key, which is one of its fields.
+    for path in sorted(own.paths - now.keys() if own else (), key=len):
         if not any(_overlap(path, owned) for one in others for owned in one.paths):
             _drop(value, path)
     mine = replace(who, paths=frozenset(now))
@@ -205,7 +211,7 @@ def to_wire(managers: Iterable[Manager]) -> list[dict[str, Any]]:
             "fieldsType": "FieldsV1",
             "fieldsV1": _tree(one.paths),
         }
-        for one in managers
+        for one in sorted(managers, key=lambda one: (one.operation, one.time, one.name))
     ]
 
 

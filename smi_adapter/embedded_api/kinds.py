@@ -93,7 +93,7 @@ def kinds() -> tuple[Kind, ...]:
                 smi=True,
             )
         )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda kind: (kind.group, kind.plural)))
 
 
 @cache

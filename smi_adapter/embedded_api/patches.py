@@ -66,6 +66,8 @@ def json_patch(value: Any, operations: Any) -> Any:
             if isinstance(error, PatchError):
                 raise
             raise PatchError(f"the JSON patch operation {operation!r} can't be applied") from error
+    if not document:
+        raise PatchError("the JSON patch removes the whole object")
     return document[0]
 
 

@@ -22,7 +22,7 @@ import yaml
 from aiohttp import web
 
 from smi_adapter.embedded_api import answers, discovery, openapi, patches, protobuf, views
-from smi_adapter.embedded_api.access import Access, new_access, write_private
+from smi_adapter.embedded_api.access import Access, AddressError, new_access, write_private
 from smi_adapter.embedded_api.answers import RefusedError
 from smi_adapter.embedded_api.kinds import Kind, by_path
 from smi_adapter.embedded_api.scale import scale_of, scaled
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20
 BOOKMARK_EVERY = 30.0
-WATCH_AT_MOST = 3600.0
+WATCH_AT_MOST = 3600
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -62,27 +62,34 @@ class ApiServer:
         self._access: Access | None = None
         self._hosts: frozenset[str] = frozenset()
         self._stopping = asyncio.Event()
+        self._kubeconfig: Path | None = None
         self.url = ""
 
     # ------------------------------------------------------------------------------------------------------ life
-    async def start(self, host: str, port: int, kubeconfig: Path) -> None:
-        """Listen, then write the kubeconfig file, readable by its owner alone."""
+    async def start(self, host: str, port: int, kubeconfig: Path, namespace: str = "default") -> None:
+        """Listen, then write the kubeconfig file, readable by its owner alone; it goes again with `stop`."""
         self._access = new_access(host)
         application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
         application.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, ssl_context=self._access.context())
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            raise AddressError(f"the API can't listen on {host}:{port}: {error.strerror}") from error
         bound = self._runner.addresses[0][1]
         written = f"[{host}]" if ":" in host else host
         self._hosts = frozenset({f"{written}:{bound}", f"localhost:{bound}"})
         self.url = f"https://{written}:{bound}"
-        write_private(kubeconfig, self._access.kubeconfig(self.url))
+        write_private(kubeconfig, self._access.kubeconfig(self.url, namespace))
+        self._kubeconfig = kubeconfig
 
     async def stop(self) -> None:
         """End the watches and stop listening."""
         self._stopping.set()
+        if self._kubeconfig is not None:
+            self._kubeconfig.unlink(missing_ok=True)
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -263,14 +270,16 @@ class ApiServer:
     # ------------------------------------------------------------------------------------------------- the watch
     async def _watch(self, request: web.Request, wanted: Wanted, test: Test) -> web.StreamResponse:
         """Stream events until the client leaves or its time is up."""
+        seconds = min(_number("timeoutSeconds", request.query.get("timeoutSeconds") or "3600"), WATCH_AT_MOST)
+        asked = request.query.get("resourceVersion", "")
+        begin = None if asked in {"", "0"} else _number("resourceVersion", asked)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        seconds = min(float(request.query.get("timeoutSeconds") or WATCH_AT_MOST), WATCH_AT_MOST)
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             async with asyncio.timeout(seconds):
                 heads = True
-                async for kind, item in self._events(request, wanted, test):
+                async for kind, item in self._events(request, wanted, test, begin):
                     body: Any = item
                     if _as_table(request) and kind not in {"ERROR", "BOOKMARK"}:
                         revision = item["metadata"]["resourceVersion"]
@@ -280,13 +289,14 @@ class ApiServer:
             await response.write_eof()
         return response
 
-    async def _events(self, request: web.Request, wanted: Wanted, test: Test) -> AsyncIterator[tuple[str, Any]]:
+    async def _events(
+        self, request: web.Request, wanted: Wanted, test: Test, begin: int | None
+    ) -> AsyncIterator[tuple[str, Any]]:
         query = request.query
         bookmarks = query.get("allowWatchBookmarks") in {"true", "1"}
-        asked = query.get("resourceVersion", "")
         initial = query.get("sendInitialEvents") in {"true", "1"}
-        at = self._store.revision if asked in {"", "0"} or initial else _revision(asked)
-        if asked in {"", "0"} or initial:
+        at = self._store.revision if begin is None or initial else begin
+        if begin is None or initial:
             for entry in self._store.entries(wanted.kind, wanted.namespace):
                 if test(item := self._seen(wanted, entry)):
                     yield "ADDED", item
@@ -386,9 +396,9 @@ def _target(request: web.Request, wanted: Wanted) -> Target:
     )
 
 
-def _revision(text: str) -> int:
-    if not text.isdecimal() or len(text) > 20:
-        raise answers.bad_request(f"resourceVersion: {text!r} is no number")
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 20:
+        raise answers.bad_request(f"{name}: {text[:40]!r} is no number")
     return int(text)
 
 
@@ -405,16 +415,32 @@ async def _body(request: web.Request) -> Any:
             raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type}: {error}") from None
     if "cbor" in request.content_type:
         raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type} is not understood here: send JSON")
-    text = await request.text()
     try:
-        return json.loads(text)
+        text = (await request.read()).decode()
+    except UnicodeDecodeError:
+        raise answers.bad_request("the body is not UTF-8") from None
+    try:
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         if "yaml" not in request.content_type:
             raise answers.bad_request("the body is no JSON") from None
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, RecursionError, ValueError):
         raise answers.bad_request("the body is no YAML") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: written out, a few lines of them would fill the memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read here")
+        return super().compose_node(parent, index)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)  # NaN and the infinities are Python's idea of JSON
 
 
 def _json(value: Mapping[str, Any], *, status: int = 200) -> web.Response:

@@ -12,6 +12,10 @@ class ShelfError(RuntimeError):
     """An object could not be written or removed; the message says which file and why."""
 
 
+class ShelfConflictError(ShelfError):
+    """Somebody else has just changed the place where the object stands."""
+
+
 class Shelf(Protocol):
     """Objects and where they are written. What was put or removed comes back in a batch of the source."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import time
 import uuid
 from collections import deque
@@ -46,6 +48,14 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered:
+    """A book of an earlier run, and the digest of the object that it was about."""
+
+    book: Book
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One object at one revision; `raw` is what the source says, never changed."""
 
@@ -77,8 +87,14 @@ class ExpiredError(LookupError):
 class Store:
     """All objects of one run; everything happens on one event loop."""
 
-    def __init__(self, clock: Callable[[], float] = time.time, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        window: int = WINDOW,
+        remembered: Mapping[Ref, Remembered] = MappingProxyType({}),
+    ) -> None:
         self._clock = clock
+        self._remembered = remembered
         self.revision = int(clock() * 1000)
         self._entries: dict[Ref, Entry] = {}
         self._history: deque[Change] = deque(maxlen=window)
@@ -126,6 +142,10 @@ class Store:
         """Wait for the next change."""
         await self._moved.wait()
 
+    def everything(self) -> Mapping[Ref, Entry]:
+        """Return all objects."""
+        return MappingProxyType(self._entries)
+
     # ------------------------------------------------------------------------------------------------- writing
     def now(self) -> str:
         """Return the time as objects write it."""
@@ -144,6 +164,7 @@ class Store:
             elif before is None or before.raw is not raw:
                 self._step(before, self._entry(ref, raw, before))
         self._imply_namespaces()
+        self._remembered = MappingProxyType({})  # what was not there at once is not the same any more
         self.synced = True
 
     def _imply_namespaces(self) -> None:
@@ -152,7 +173,7 @@ class Store:
             ref = Ref("Namespace", "", name)
             if ref not in self._entries:
                 raw = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-                self._step(None, Entry(ref, raw, self.new_book(), 0))
+                self._step(None, self._entry(ref, raw, None))
                 self._implied.add(ref)
         used = self._used()
         for ref in [ref for ref in self._implied if ref.name not in used]:
@@ -198,12 +219,18 @@ class Store:
     def _entry(self, ref: Ref, raw: RawObject, before: Entry | None) -> Entry:
         book = self._expected.pop(ref, None)
         if book is None:
-            book = self._edited(raw, before)
+            book = self._edited(ref, raw, before)
         return Entry(ref, raw, book, 0, before.status if before else _nothing())
 
-    def _edited(self, raw: RawObject, before: Entry | None) -> Book:
+    def _edited(self, ref: Ref, raw: RawObject, before: Entry | None) -> Book:
         """Return the book of an object that somebody edited in its file."""
-        book = before.book if before else self.new_book()
+        known = self._remembered.get(ref)
+        if before is None and known is not None:
+            if known.digest == digest(raw):
+                return known.book
+            book = replace(known.book, managers=(), generation=known.book.generation + 1)
+        else:
+            book = before.book if before else self.new_book()
         who = Manager(FILES, "Update", str(raw.get("apiVersion", "")), self.now(), frozenset())
         old = leaves(before.raw, keyed=True) if before else {}
         managers = updated(book.managers, old, leaves(raw, keyed=True), who)
@@ -232,3 +259,8 @@ def differs(old: RawObject, new: RawObject) -> bool:
     return {name: one for name, one in old.items() if name not in beside} != {
         name: one for name, one in new.items() if name not in beside
     }
+
+
+def digest(raw: RawObject) -> str:
+    """Return what tells one form of an object from another."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()

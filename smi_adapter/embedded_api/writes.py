@@ -8,7 +8,9 @@ Writes come one after the other; an edit of the file in between counts like anot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +18,7 @@ from smi_adapter.decode import RawObject
 from smi_adapter.decode.forms import APP_ADDRESS, DIAL
 from smi_adapter.embedded_api import answers, checks, fields, patches, views
 from smi_adapter.embedded_api.kinds import Kind, by_ref
-from smi_adapter.embedded_api.shelf import Shelf, ShelfError
+from smi_adapter.embedded_api.shelf import Shelf, ShelfConflictError, ShelfError
 from smi_adapter.embedded_api.store import LAST_APPLIED, Book, Entry, Store, differs
 from smi_adapter.findings import Ref
 from smi_adapter.smi import wire
@@ -24,11 +26,16 @@ from smi_adapter.smi import wire
 PATIENCE = 10.0
 """Seconds within which a file that was written must have been read again."""
 
+_MOMENT = 0.5
+"""Seconds within which what the source makes of a file follows its being read."""
+
 _SERVERS = frozenset(
     {"uid", "resourceVersion", "generation", "managedFields", "selfLink", "deletionTimestamp", "creationTimestamp"}
 )
 """Metadata that the server sets and that no file holds."""
 _COMPUTED = frozenset({LAST_APPLIED, APP_ADDRESS, DIAL})
+_KUBECTL = "kubectl"
+"""kubectl's manager for applies. What the same user applied from the client's side before is no conflict for it."""
 _MADE = frozenset({"Pod", "EndpointSlice"})
 
 
@@ -111,12 +118,15 @@ class Writer:
             before = self._seen(target, entry) if entry else {}
             managers = entry.book.managers if entry else ()
             who = self._manager(target, "Apply")
-            applied = fields.apply(
-                before, known.value, managers, who, force=target.force, keyed=not target.kind.smi
-            )  # fmt: skip
+            keyed = not target.kind.smi
+            applied = fields.apply(before, known.value, managers, who, force=target.force, keyed=keyed)
+            last = entry.book.last_applied if entry and target.who == _KUBECTL else ""
+            if last and applied.conflicts and {path for _, path in applied.conflicts} <= _leaves_of(last, keyed=keyed):
+                applied = fields.apply(before, known.value, managers, who, force=True, keyed=keyed)
             if applied.conflicts:
-                raise answers.conflicts(applied.conflicts)
-            written = await self._commit(target, entry, applied.value, applied.managers)
+                raise answers.conflicts((str(owner), fields.shown(path)) for owner, path in applied.conflicts)
+            value = _with_last_applied(applied.value, known.value) if last else applied.value
+            written = await self._commit(target, entry, value, applied.managers)
             return replace(written, warnings=(*known.warnings, *written.warnings))
 
     async def delete(self, target: Target, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,14 +255,13 @@ class Writer:
     async def _write(self, target: Target, entry: Entry | None, filed: dict[str, Any], book: Book) -> None:
         raw = entry.raw if entry else None
         with self._store.expecting(target.ref, book):
-            self._put(target, filed)
-            await self._until(target.ref, raw)
-
-    def _put(self, target: Target, filed: dict[str, Any]) -> None:
-        try:
-            self._shelf.put(target.ref, filed)
-        except ShelfError as error:
-            raise answers.RefusedError(500, "InternalError", str(error)) from error
+            written = self._shelf.written(target.ref)
+            with _said():
+                self._shelf.put(target.ref, filed)
+            await self._until(target.ref, raw, written)
+        done = self._store.get(target.ref)
+        if done is not None and done.raw is raw:
+            self._store.note(target.ref, book)
 
     async def _remove(self, target: Target, entry: Entry) -> None:
         if not target.kind.writable:
@@ -271,21 +280,57 @@ class Writer:
             return
         for ref in doomed:
             raw = found.raw if (found := self._store.get(ref)) else None
-            try:
+            written = self._shelf.written(ref)
+            with _said():
                 self._shelf.remove(ref)
-            except ShelfError as error:
-                raise answers.RefusedError(500, "InternalError", str(error)) from error
-            await self._until(ref, raw)
+            await self._until(ref, raw, written)
 
-    async def _until(self, ref: Ref, before: RawObject | None) -> None:
-        """Wait until the source says something else about an object than before."""
+    async def _until(self, ref: Ref, before: RawObject | None, filed: RawObject | None) -> None:
+        """Wait until the source says something else about an object than before.
+
+        An edit of what nothing is made of here (a cluster IP, say) is in force when the file has been read.
+        """
         try:
             async with asyncio.timeout(self._patience):
                 while (found.raw if (found := self._store.get(ref)) else None) is before:
-                    await self._store.moved()
+                    try:
+                        async with asyncio.timeout(_MOMENT):
+                            await self._store.moved()
+                    except TimeoutError:
+                        if self._shelf.written(ref) is not filed:
+                            return
         except TimeoutError:
             message = f"the file of {ref} was written, but not read again within {self._patience:.0f} s"
             raise answers.RefusedError(504, "Timeout", message) from None
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Say the errors of the shelf as the API does."""
+    try:
+        yield
+    except ShelfConflictError as error:
+        raise answers.RefusedError(409, "Conflict", str(error)) from error
+    except ShelfError as error:
+        raise answers.RefusedError(500, "InternalError", str(error)) from error
+
+
+def _leaves_of(last_applied: str, *, keyed: bool) -> frozenset[fields.Path]:
+    """Return the fields that a client-side apply set last; none if that can't be read."""
+    try:
+        return frozenset(fields.leaves(json.loads(last_applied), keyed=keyed))
+    except ValueError:
+        return frozenset()
+
+
+def _with_last_applied(value: dict[str, Any], applied: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object that remembers for client-side applies what was applied from the server's side."""
+    metadata = value["metadata"]
+    text = json.dumps(applied, separators=(",", ":")) + "\n"
+    return {
+        **value,
+        "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), LAST_APPLIED: text}},
+    }
 
 
 def _as_source(filed: dict[str, Any], entry: Entry | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Notice:
 
     ref: Ref
     uid: str
-    version: str
+    api_version: str
     name: str
     reason: str
     note: str
@@ -62,7 +62,9 @@ class EventBook:
         self._settle = settle
         self._objects: dict[str, _OfObject] = {}
 
-    def notices(self, ref: Ref, uid: str, version: str, findings: Iterable[Finding], now: float) -> tuple[Notice, ...]:
+    def notices(
+        self, ref: Ref, uid: str, api_version: str, findings: Iterable[Finding], now: float
+    ) -> tuple[Notice, ...]:
         """Return what to send, given all that is to be said about an object now.
 
         Errors and warnings only. A finding that stays is told again twice an hour, as the API forgets Events after
@@ -72,7 +74,7 @@ class EventBook:
         for item in dict.fromkeys(findings):
             if item.severity is not Severity.INFO:
                 of_code.setdefault(item.code, []).append(item)
-        told = {notice.name: notice for notice in (_notice(ref, uid, version, same) for same in of_code.values())}
+        told = {notice.name: notice for notice in (_notice(ref, uid, api_version, same) for same in of_code.values())}
         known = self._objects.get(uid)
         if known is None:
             if not told:
@@ -101,7 +103,7 @@ class EventBook:
                 continue  # it is looked at again, and told when the object may speak again
             known.tokens -= 1
             seen.count, seen.at = seen.count + 1, now
-            yield Notice(notice.ref, notice.uid, notice.version, name, notice.reason, notice.note, seen.count)
+            yield Notice(notice.ref, notice.uid, notice.api_version, name, notice.reason, notice.note, seen.count)
         while len(known.seen) > 10 * _BURST:
             del known.seen[next(iter(known.seen))]
 
@@ -111,14 +113,14 @@ class EventBook:
             self._objects.pop(uid, None)
 
 
-def _notice(ref: Ref, uid: str, version: str, same: list[Finding]) -> Notice:
+def _notice(ref: Ref, uid: str, api_version: str, same: list[Finding]) -> Notice:
     """Make the Event of all findings of one code: the first one's words, and how many there are."""
     item = same[0]
     where = f"{item.field}: " if item.field else ""
     more = f" ({len(same) - 1} more like this.)" if len(same) > 1 else ""
     note = cut(f"{item.code}: {where}{item.message.rstrip('.')}.{more} {item.hint}")
     digest = blake2b(f"{uid} {item.code} {note}".encode(), digest_size=8).hexdigest()
-    return Notice(ref, uid, version, f"{ref.name[:200].rstrip('.-')}.{digest}", item.name, note)
+    return Notice(ref, uid, api_version, f"{ref.name[:200].rstrip('.-')}.{digest}", item.name, note)
 
 
 def cut(text: str) -> str:

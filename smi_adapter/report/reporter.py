@@ -1,25 +1,26 @@
 """The reporter: which object of ours lies in the API, what its last change led to, and how it stands now.
 
-The composition root tells it each published batch (`take`, at the cost of what changed) and asks for reports whenever
-something may differ (`reports`, a walk over all objects that the caller can spread out). Nothing here happens before
-a push. Our own status writes come back as events; they change nothing that is decoded, and so nothing here.
+The composition root tells it each published batch (`take`) and the findings (`absorb`), both at the cost of what
+changed, and asks for reports (`news`) of what may stand otherwise by now, a walk that the caller can spread out. Our
+own status writes come back as events; they change nothing that is decoded, and so nothing here.
 
 The *mark* of an object is the generation in which it, the routes or rules made from it, or its findings last changed.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from smi_adapter.decode import RawObject
-from smi_adapter.findings import Finding, Ref, by_severity_then_object
+from smi_adapter.findings import Finding, Ref
 from smi_adapter.mesh import Mesh
-from smi_adapter.report.conditions import PROGRAMMED, Condition, ObjectStatus, conditions_of
+from smi_adapter.report.conditions import Condition, ObjectStatus, conditions_of
+from smi_adapter.report.grouping import Grouped, Tables
 from smi_adapter.report.links import Links
-from smi_adapter.report.standing import Fleet, Standing, Tally
+from smi_adapter.report.programmed import PASSING, View, with_replicas
+from smi_adapter.report.standing import Fleet, Tally
 from smi_adapter.smi import schema
 from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP, SPLIT_GROUP, Key
 from smi_adapter.snapshot import EMPTY, Snapshot
@@ -35,31 +36,40 @@ _TABLES: Final[Mapping[str, str]] = {
     "IdentityBinding": "bindings",
 }
 
-APPLIED: Final = Condition(PROGRAMMED, True, "Programmed", "The generated objects are applied.")
-_IN_FORCE: Final = Condition(PROGRAMMED, True, "Programmed", "Every proxy concerned has acknowledged it.")
-_UNUSED: Final = Condition(PROGRAMMED, True, "NotReferenced", "Nothing refers to it, so no proxy needs it.")
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An SMI object as it lies in the API. `version`: the newest one under which our schema takes it as it is."""
+    """An SMI object as it lies in the API: `api_version` is the one that it was read in, `raw` all of it."""
 
     ref: Ref
     uid: str
     generation: int
-    version: str
-    resource_version: str = ""
+    api_version: str = ""
     paused: bool = False
+    raw: RawObject = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def version(self) -> str:
+        """Return the version to write a status through, "" if no schema takes the object; not cheap."""
+        return version_for(self.ref, self.raw)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How one object stands. `passing`: it only waits for proxies, which usually takes a moment."""
+    """How one object stands. `passing`: it only waits for proxies, which usually takes a moment.
+
+    `proxies`: what proxies alone say of `Programmed`.
+    """
 
     subject: Subject
     status: ObjectStatus
     findings: tuple[Finding, ...] = ()
     passing: bool = False
+    proxies: Condition | None = field(default=None, repr=False)
+
+
+_MOVED_BY_ANSWERS: Final = frozenset({"WaitingForApply", "WaitingForProxies"})
+"""Reasons that an answer alone can end; the others end with a change, or with proxies that come."""
 
 
 class Reporter:
@@ -71,11 +81,17 @@ class Reporter:
         self._generation = 0
         self._snapshot = EMPTY
         self._mesh = Mesh()
-        self._marks: dict[Ref, int] = {}
-        self._said: dict[Ref, tuple[Finding, ...]] = {}
-        self._had_proxies: set[Key] = set()
         self._links = Links()
-        self.tally = Tally()
+        self._marks: dict[Ref, int] = {}
+        self._grouped = Grouped()
+        self._had_proxies: set[Key] = set()
+        self._last: dict[Ref, Report] = {}
+        self._dirty: set[Ref] = set()
+        self._waiting: dict[Ref, int] = {}
+        self._passing: set[Ref] = set()
+        self._acknowledged: Mapping[Key, tuple[int, ...]] | int = 0
+        self._others: tuple[Tally, ...] = ()
+        self._all_dirty = True
 
     # ------------------------------------------------------------------------------------------------ what happens
 
@@ -85,35 +101,63 @@ class Reporter:
         snapshot: Snapshot,
         mesh: Mesh,
         generation: int,
-        touched: tuple[frozenset[Key], frozenset[Key]] | None = None,
+        touched: tuple[Collection[Key], Collection[Key]] | None = None,
     ) -> None:
         """Note what was published as `generation`; `touched`: Services and workloads that differ (None: all may)."""
+        for _ in self.taking(batch, snapshot, mesh, generation, touched):
+            pass
+
+    def taking(
+        self,
+        batch: Mapping[Ref, RawObject | None],
+        snapshot: Snapshot,
+        mesh: Mesh,
+        generation: int,
+        touched: tuple[Collection[Key], Collection[Key]] | None = None,
+    ) -> Iterator[None]:
+        """Do as `take` does, step by step: a first sync is long, and the caller may pause between two steps."""
         before, old = self._snapshot, self._mesh
         self._snapshot, self._mesh, self._generation = snapshot, mesh, generation
+        if before.pods is not snapshot.pods:
+            self._all_dirty = True  # one may have become ready, or gone
         for ref, raw in batch.items():
-            if ref.group not in SMI_GROUPS or ref.kind not in _TABLES:
-                continue
-            was, now = _object(before, ref), _object(snapshot, ref)
-            if was is not now:
-                self._links.object_changed(ref, was, now)
-            if raw is None:
-                for table in (self.subjects, self._marks, self._said):
-                    table.pop(ref, None)
-                continue
-            known = self.subjects.get(ref)
-            self.subjects[ref] = subject = subject_of(ref, raw)
-            if was is not now or known is None or (known.uid, known.generation) != (subject.uid, subject.generation):
-                self._marks[ref] = generation
+            if ref.group in SMI_GROUPS and ref.kind in _TABLES:
+                self._take_object(ref, raw, _object(before, ref), _object(snapshot, ref))
+                yield
         services, workloads = touched or (old.services.keys() | mesh.services.keys(), None)
         for key in services:
             self._mark(self._links.service_changed(key, old.services.get(key), mesh.services.get(key)))
+            yield
         for name in workloads if workloads is not None else old.workloads.keys() | mesh.workloads.keys():
             self._mark(self._links.workload_changed(name, old.workloads.get(name), mesh.workloads.get(name)))
+            yield
+
+    def _take_object(self, ref: Ref, raw: RawObject | None, was: object, now: object) -> None:
+        if was is not now:
+            self._links.object_changed(ref, was, now)
+            self._mark(self._links.users.get(ref, ()))
+        if raw is None:
+            for table in (self.subjects, self._marks, self._last, self._waiting):
+                table.pop(ref, None)
+            self._passing.discard(ref)
+            return
+        known = self.subjects.get(ref)
+        self.subjects[ref] = subject = subject_of(ref, raw)
+        if was is not now or known is None or (known.uid, known.generation) != (subject.uid, subject.generation):
+            self._mark((ref,))
+        self._dirty.add(ref)
 
     def _mark(self, refs: Iterable[Ref]) -> None:
         for ref in refs:
             if ref in self.subjects:
                 self._marks[ref] = self._generation
+                self._dirty.add(ref)
+
+    def absorb(self, tables: Tables, loose: Iterable[Finding]) -> Iterator[None]:
+        """Take the findings of now, `tables` by stage and others loose; the caller may pause at each step."""
+        for ref in self._grouped.update(tables, loose):
+            self._mark((ref,))
+            yield
 
     # ------------------------------------------------------------------------------------------------- how it stands
 
@@ -123,144 +167,73 @@ class Reporter:
         acknowledged: Mapping[Key, tuple[int, ...]] | int,
         elsewhere: Iterable[Tally] = (),
     ) -> Iterator[Report]:
-        """Yield a report of every object; the caller may do something else for a while between any two.
+        """Yield a report of every object, given all findings: the whole at once, for small worlds."""
+        for _ in self.absorb({}, findings):
+            pass
+        return self.news(acknowledged, elsewhere, everything=True)
+
+    def news(
+        self,
+        acknowledged: Mapping[Key, tuple[int, ...]] | int,
+        elsewhere: Iterable[Tally] = (),
+        *,
+        everything: bool = False,
+    ) -> Iterator[Report]:
+        """Yield a report of every object that may stand otherwise than last time; the caller may pause in between.
 
         `acknowledged`: generations by workload, from the ADS server; for a backend without proxies the last generation
-        that was applied. `elsewhere`: the tallies of the other replicas. Afterwards `tally` is that of this replica.
+        that was applied. `elsewhere`: the tallies of the other replicas.
         """
-        of_object: defaultdict[Ref, set[Finding]] = defaultdict(set)
-        for item in findings:
-            if item.subject in self.subjects:
-                of_object[item.subject].add(item)
         others = tuple(elsewhere)
-        view = _View(self._mesh, self._snapshot, self._links, acknowledged, others, self._had_proxies)
-        if not isinstance(acknowledged, int):
-            self._had_proxies.update(acknowledged)
-        generation = self._generation
-        observed: dict[Ref, int] = {}
-        waiting: dict[Ref, int] = {}
-        for ref, subject in list(self.subjects.items()):
-            found = tuple(sorted(of_object.get(ref, ()), key=by_severity_then_object))
-            if self._said.get(ref, ()) != found:
-                self._said[ref] = found
-                self._marks[ref] = generation
-            standing, programmed = view.programmed(ref, self._marks.get(ref, generation))
-            observed[ref] = subject.generation
-            if standing.waiting:
-                waiting[ref] = standing.waiting
-            programmed = _elsewhere(programmed, subject, others)
-            conditions = conditions_of(found, programmed)
-            passing = not programmed.status and conditions[2] is programmed and programmed.reason in _PASSING
-            yield Report(subject, ObjectStatus(subject.generation, self.backend, conditions), found, passing)
-        counts = {} if isinstance(acknowledged, int) else {key: len(reached) for key, reached in acknowledged.items()}
-        self.tally = Tally(counts, observed, waiting)
-
-
-_PASSING: Final = frozenset(
-    {"NoProxies", "ProxiesMissing", "WaitingForApply", "WaitingForProxies", "WaitingForReplica"}
-)
-"""Reasons that mostly go by themselves, within moments: after a change, a restart or a rollout."""
-
-
-def _elsewhere(programmed: Condition, subject: Subject, others: Iterable[Tally]) -> Condition:
-    """Let the proxies of the other replicas have a say."""
-    if not programmed.status:
-        return programmed
-    for tally in others:
-        if tally.observed.get(subject.ref, -1) != subject.generation:
-            return _waiting("WaitingForReplica", "Another replica has not published the newest form yet.")
-        if late := tally.waiting.get(subject.ref, 0):
-            return _waiting("WaitingForProxies", f"Not acknowledged yet: {_proxies(late)} of another replica.")
-    return programmed
-
-
-class _View:
-    """Answers for one walk over the objects."""
-
-    def __init__(  # noqa: PLR0913, PLR0917 - all that an answer depends on
-        self,
-        mesh: Mesh,
-        snapshot: Snapshot,
-        links: Links,
-        acknowledged: Mapping[Key, tuple[int, ...]] | int,
-        elsewhere: Iterable[Tally],
-        had_proxies: set[Key],
-    ) -> None:
-        self._mesh = mesh
-        self._links = links
-        self._applied = acknowledged if isinstance(acknowledged, int) else None
+        everything = everything or self._all_dirty or others != self._others or self._fell_back(acknowledged)
+        refs = list(self.subjects) if everything else list(self._dirty | self._passing)
+        self._acknowledged, self._others = acknowledged, others
+        self._all_dirty = False
+        self._dirty = set()
         reached = {} if isinstance(acknowledged, int) else acknowledged
-        self._fleet = Fleet(mesh, snapshot, reached, elsewhere, had_proxies)
+        self._had_proxies.update(reached)
+        fleet = Fleet(self._mesh, self._snapshot, reached, others, self._had_proxies)
+        view = View(self._mesh, self._links, fleet, acknowledged if isinstance(acknowledged, int) else None)
+        for ref in refs:
+            if ref in self.subjects:
+                yield self._report(ref, view, others)
 
-    def programmed(self, ref: Ref, mark: int) -> tuple[Standing, Condition]:
-        """Say whether what an object's last change led to is in force."""
-        if self._applied is not None:
-            waiting = _waiting("WaitingForApply", "The generated objects are not applied yet.")
-            return Standing(), APPLIED if self._applied >= mark else waiting
-        match ref.kind:
-            case "TrafficSplit":
-                standing = self._split(ref, mark)
-                return standing, _condition(standing) or _no_effect(
-                    "NoProxies", "No connected proxy may call the root."
-                )
-            case "TrafficTarget":
-                return self._target_condition(ref, mark)
-            case _:
-                return self._shared(ref, mark)
+    def _report(self, ref: Ref, view: View, others: tuple[Tally, ...]) -> Report:
+        subject, last = self.subjects[ref], self._last.get(ref)
+        standing, programmed = view.programmed(ref, self._marks.get(ref, self._generation))
+        if standing.waiting:
+            self._waiting[ref] = standing.waiting
+        else:
+            self._waiting.pop(ref, None)
+        programmed = with_replicas(programmed, ref, subject.generation, others)
+        found = self._grouped.of(ref)
+        if last is not None and (last.subject, last.findings, last.proxies) == (subject, found, programmed):
+            return last
+        conditions = conditions_of(found, programmed)
+        passing = not programmed.status and conditions[2] is programmed and programmed.reason in PASSING
+        (self._passing.add if programmed.reason in _MOVED_BY_ANSWERS else self._passing.discard)(ref)
+        status = ObjectStatus(subject.generation, self.backend, conditions)
+        report = self._last[ref] = Report(subject, status, found, passing, programmed)
+        return report
 
-    def _split(self, ref: Ref, mark: int) -> Standing:
-        standing = Standing()
-        for root in self._links.roots.get(ref, ()):
-            service = self._mesh.services.get(root)
-            if service is not None:
-                standing += self._fleet.callers(service.callers, mark)
-        return standing
+    def _fell_back(self, acknowledged: Mapping[Key, tuple[int, ...]] | int) -> bool:
+        """Tell whether proxies came, went or began anew: else only who waits can have moved, and only forwards."""
+        before = self._acknowledged
+        if isinstance(acknowledged, int) or isinstance(before, int):
+            return isinstance(acknowledged, int) != isinstance(before, int)
+        if before.keys() != acknowledged.keys():
+            return True
+        return any(
+            len(now) != len(before[key]) or any(new < old for new, old in zip(now, before[key], strict=True))
+            for key, now in acknowledged.items()
+        )
 
-    def _target(self, ref: Ref, mark: int) -> Standing:
-        doors = self._links.doors.get(ref, {})
-        sources = frozenset().union(*doors.values())
-        callers = [key for key in self._fleet.of(sources) if key not in doors]
-        return self._fleet.workloads(doors, mark, required=True) + self._fleet.workloads(callers, mark)
-
-    def _target_condition(self, ref: Ref, mark: int) -> tuple[Standing, Condition]:
-        if ref not in self._links.doors:
-            words = "It opens no port: no pod runs as the destination, or nothing in it resolves."
-            return Standing(), _no_effect("GrantsNothing", words)
-        standing = self._target(ref, mark)
-        words = "No pod of the destination is ready yet."
-        return standing, _condition(standing) or _no_effect("NoProxies", words)
-
-    def _shared(self, ref: Ref, mark: int) -> tuple[Standing, Condition]:
-        """Answer for what splits and targets refer to: with the proxies of all of these."""
-        users = self._links.users.get(ref)
-        if not users:
-            return Standing(), _UNUSED
-        standing = Standing()
-        for user in users:
-            standing += self._split(user, mark) if user.kind == "TrafficSplit" else self._target(user, mark)
-        return standing, _condition(standing) or _no_effect("NoProxies", "No proxy needs it yet.")
-
-
-def _condition(standing: Standing) -> Condition | None:
-    """Return what proxies say; None if there are none."""
-    if standing.missing:
-        words = f"Not connected: {_proxies(standing.missing)}, such as one of {standing.example}."
-        return _waiting("ProxiesMissing", words)
-    if standing.waiting:
-        words = f"Not acknowledged yet: {_proxies(standing.waiting)}, such as one of {standing.example}."
-        return _waiting("WaitingForProxies", words)
-    return _IN_FORCE if standing.proxies else None
-
-
-def _proxies(number: int) -> str:
-    return f"{number} proxies" if number > 1 else "1 proxy"
-
-
-def _waiting(reason: str, message: str) -> Condition:
-    return Condition(PROGRAMMED, False, reason, message)
-
-
-_no_effect = _waiting
+    @property
+    def tally(self) -> Tally:
+        """Return what the other replicas have to know of this one's proxies, as of the last walk."""
+        reached = {} if isinstance(self._acknowledged, int) else self._acknowledged
+        observed = {ref: subject.generation for ref, subject in self.subjects.items()}
+        return Tally({key: len(found) for key, found in reached.items()}, observed, dict(self._waiting))
 
 
 # ------------------------------------------------------------------------------------------------- from the objects
@@ -276,9 +249,9 @@ def subject_of(ref: Ref, raw: RawObject) -> Subject:
         ref,
         str(metadata.get("uid") or ""),
         generation if isinstance(generation, int) else 0,
-        version_for(ref, raw),
-        str(metadata.get("resourceVersion") or ""),
+        str(raw.get("apiVersion") or ""),
         isinstance(annotations, Mapping) and annotations.get(PAUSED) == "true",
+        raw,
     )
 
 

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from smi_adapter.findings import Ref
-from smi_adapter.mesh import Mesh, Workload
+from smi_adapter.mesh import Mesh
 from smi_adapter.smi.objects import Key
 from smi_adapter.snapshot import Snapshot
 
@@ -99,7 +99,8 @@ class Fleet:
             for key, count in tally.connected.items():
                 self._others[key] = self._others.get(key, 0) + count
         self._had = had_proxies
-        self._ready = {key: _ready(workload, snapshot) for key, workload in mesh.workloads.items()}
+        self._mesh, self._snapshot = mesh, snapshot
+        self._ready: dict[Key, int] = {}
         self._of_identity: dict[str, list[Key]] = {}
         for key, workload in mesh.workloads.items():
             self._of_identity.setdefault(workload.identity, []).append(key)
@@ -127,7 +128,7 @@ class Fleet:
             reached = self._acknowledged.get(key, ())
             connected = len(reached) + self._others.get(key, 0)
             late = sum(1 for generation in reached if generation < mark)
-            gone = max(0, self._ready.get(key, 0) - connected) if required or connected or key in self._had else 0
+            gone = max(0, self._ready_pods(key) - connected) if required or connected or key in self._had else 0
             proxies += connected + gone
             waiting += late
             missing += gone
@@ -135,8 +136,12 @@ class Fleet:
                 example = "/".join(key)
         return Standing(proxies, waiting, missing, example)
 
-
-def _ready(workload: Workload, snapshot: Snapshot) -> int:
-    namespace = workload.key[0]
-    pods = (snapshot.pods.get((namespace, instance.name)) for instance in workload.instances)
-    return sum(1 for pod in pods if pod is not None and pod.ready)
+    def _ready_pods(self, key: Key) -> int:
+        known = self._ready.get(key)
+        if known is None:
+            workload = self._mesh.workloads.get(key)
+            pods = self._snapshot.pods
+            names = [instance.name for instance in workload.instances] if workload is not None else []
+            found = (pods.get((key[0], name)) for name in names)
+            known = self._ready[key] = sum(1 for pod in found if pod is not None and pod.ready)
+        return known

@@ -34,7 +34,7 @@ def put(root: Path, tree: files.Tree, ref: Ref, raw: RawObject) -> Path:
     found = tree.definitions(ref)
     if found:
         path, definition = found[0]
-        _rewrite(path, ref, definition.raw, lambda text, value, item: _with(text, value, item, raw))
+        _rewrite(path, tree, definition, lambda text, value, item: _with(text, value, item, raw))
         return path
     if problem := name_problem(ref):
         raise EditError(problem.message)
@@ -47,7 +47,7 @@ def remove(root: Path, tree: files.Tree, ref: Ref) -> tuple[Path, ...]:
     if not found:
         raise EditError(f"{ref} is in no file")
     for path, definition in reversed(found):
-        _rewrite(path, ref, definition.raw, _without)
+        _rewrite(path, tree, definition, _without)
         if path.parent == root / ref.namespace and not path.exists():
             with contextlib.suppress(OSError):  # the folder that we made for it, unless something else is in it
                 path.parent.rmdir()
@@ -72,8 +72,9 @@ def _without(text: str, value: Any, item: int | None) -> str:
     return f"\n{comments}" if gap and "#" in comments else ""
 
 
-def _rewrite(path: Path, ref: Ref, known: RawObject, change: Callable[[str, Any, int | None], str]) -> None:
+def _rewrite(path: Path, tree: files.Tree, known: files.Found, change: Callable[[str, Any, int | None], str]) -> None:
     """Change the text of the document that defines an object as we know it."""
+    ref = known.ref
     before = files.signature(path)
     data = _bytes(path)
     try:
@@ -88,14 +89,16 @@ def _rewrite(path: Path, ref: Ref, known: RawObject, change: Callable[[str, Any,
             continue
         for one in parsed:
             for found in files.objects(one, 1):
-                if found.ref == ref and found.raw == known:
+                if found.ref == ref and found.raw == known.raw:
                     if len(parsed) > 1:
                         raise EditError(f"{path}: the document of {ref} holds more than one; write --- between them")
                     texts = [text for _, text in parts]
                     texts[number] = change(part, one.value, found.item)
                     _finish(path, before, data, texts)
                     return
-    raise ChangedError(f"{path} was changed at the same time, or {ref} stands where the file can't be read")
+    if before != tree.states[path].signature:
+        raise ChangedError(f"{path} was changed at the same time")
+    raise EditError(f"{path}: the document of {ref} can't be read as it is now; correct it first")
 
 
 def _finish(path: Path, before: files.Signature | None, data: bytes, parts: list[str]) -> None:

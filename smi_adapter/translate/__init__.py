@@ -120,6 +120,10 @@ class Translation:
         """Return what translation has to say, each thing once, the worst first; made when first asked for."""
         return tuple(sorted(set(self.notes()), key=by_severity_then_object))
 
+    def tables(self) -> Mapping[str, Mapping[Any, tuple[Finding, ...]]]:
+        """Return the findings as they are kept, by step and key; what did not change is the same object as before."""
+        return self._state.findings
+
     def notes(self) -> Iterator[Finding]:
         """Yield the findings as they come, one perhaps twice: for who does not need their order."""
         for of_step in self._state.findings.values():

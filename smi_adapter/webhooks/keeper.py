@@ -205,16 +205,19 @@ class SecretKeeper:
             if self._leads() and await self._write(made := certificates.create(*self._wanted()), stored.version):
                 self._take(made)
                 self._ours = True
-            return []
-        ours = self._ours or stored.ours
-        if ours and self._leads():
+            return []  # else wait for the leader
+        denied = ""
+        if (self._ours or stored.ours) and self._leads():
             again = self.held or certificates.create(*self._wanted())
-            if await self._write(again, stored.version):
-                self._take(again)
-                self._ours = True
-                return []
+            try:
+                if await self._write(again, stored.version):
+                    self._take(again)
+                    self._ours = True
+                    return []
+            except ApiError as error:  # the chart gives no right to create one: that cannot be limited by name
+                denied = f" and may not be written ({error.status} {error.reason})"
         kept = "what is in memory is used" if self.held else "webhooks have no certificate"
-        return [finding("SMI0906", self._subject, "data", f"{stored.wrong}; {kept}")]
+        return [finding("SMI0906", self._subject, "data", f"{stored.wrong}{denied}; {kept}")]
 
     def _wanted(self) -> tuple[tuple[str, ...], Lives, float]:
         return self.names, self._lives, self._clock()

@@ -101,8 +101,12 @@ class WebhookServer:
         if self._listening:
             self._listening.close()
         if self._http:
+            connections = self._http.connections
             self._http.pre_shutdown()
             await self._http.shutdown(grace)
+            for one in connections:
+                if one.transport is not None:
+                    one.transport.abort()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._converters.shutdown(wait=False, cancel_futures=True)
 

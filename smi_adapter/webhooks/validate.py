@@ -73,12 +73,15 @@ def respond(request: Mapping[str, Any], judge: Judge | None = None) -> dict[str,
 
 
 def errors(raw: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """Return what is wrong with an object as it is written, under its own apiVersion, each thing once."""
+    """Return what is wrong with an object as it is written, under its own apiVersion, each thing once.
+
+    A version or kind that we do not know may be somebody else's, so that is nothing to refuse.
+    """
     subject = wire.ref_of(raw)
-    decoded = [item for item in wire.decode(raw)[1] if item.severity is Severity.ERROR]
     key = (subject.group, str(raw.get("apiVersion")).rpartition("/")[2], subject.kind)
     if key not in wire.FORMS:
-        return tuple(decoded)
+        return ()
+    decoded = [item for item in wire.decode(raw)[1] if item.severity is Severity.ERROR]
     found = {(item.field, item.message): item for item in decoded}
     for problem in schema.check(key, raw)[: schema.MANY]:
         item = finding(problem.code, subject, problem.field, problem.message, severity=Severity.ERROR)

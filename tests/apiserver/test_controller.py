@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from smi_adapter import crds
+from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
+from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.mesh import Mesh, controller, ready, servers, settings
+from tests.cluster.mesh import Mesh, controller, install_crds, ready, servers, settings
 from tests.live.apps import http_app
 
 pytestmark = pytest.mark.live
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.live
 @pytest.fixture
 def mesh(api_server: ControlPlane, namespace: str, tmp_path: Path) -> Mesh:
     """Return a namespace with a proxied client and two plain versions of one Service."""
-    api_server.apply(*crds.definitions())
+    install_crds(api_server)
     made = Mesh(api_server, namespace, tmp_path)
     made.account("web")
     made.pod("web-1", "web", {"app": "web"})
@@ -47,6 +49,90 @@ async def test_a_patched_weight_shows_in_the_traffic_of_a_proxy_with_a_token(mes
             await proxy.until("shop", "v1")
             await mesh.patch_split("shop", {"shop-v1": 0, "shop-v2": 1})
             await proxy.until("shop", "v2")
+            wait = ("wait", "--for=condition=Programmed", "--timeout=20s", "trafficsplit/shop", "-n", mesh.namespace)
+            await asyncio.to_thread(mesh.plane.kubectl, *wait)
             [status] = running.server.proxies()
             assert status.workload == (mesh.namespace, "web-1")
             assert status.identity == f"spiffe://cluster.local/ns/{mesh.namespace}/sa/web"
+
+
+@pytest.mark.parametrize("name", ["follow", "rotate", "say", "report", "lead", "keep-authority", "keep-signing-keys"])
+async def test_f42_a_core_task_that_ends_ends_the_process(mesh: Mesh, name: str) -> None:
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
+        async with controller(mesh.plane, settings(mesh.plane)) as (running, _):
+            await ready(running)
+            [task] = [task for task in asyncio.all_tasks() if task.get_name() == name]
+            task.cancel()
+            await asyncio.sleep(30)
+    assert [str(error) for error in ended.value.exceptions] == [f"the task {name} has ended"]
+
+
+async def test_f42_an_error_of_the_source_ends_the_process(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
+        async with controller(mesh.plane, settings(mesh.plane)) as (running, _):
+            await ready(running)
+
+            async def broken(_batch: object) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(running, "_take", broken)
+            mesh.account("one-more")
+            await asyncio.sleep(30)
+    assert ended.group_contains(ZeroDivisionError)
+
+
+async def test_f37_a_deleted_authority_is_written_again_and_garbage_stops_nobody(mesh: Mesh) -> None:
+    path = "/api/v1/namespaces/default/secrets/smi-adapter-ca"
+    client = await Client.connect(str(mesh.plane.kubeconfig))
+    try:
+        secret = AuthoritySecret(client, "smi-adapter-ca", "cluster.local")
+        made = await secret.load()
+        assert (await AuthoritySecret(client, "smi-adapter-ca", "cluster.local").load()).bundle == made.bundle
+        assert await secret.check(made) == ""
+        mesh.plane.request("DELETE", path)
+        assert await secret.check(made) == ""
+        assert (await secret.load()).bundle == made.bundle
+        mesh.plane.request("PATCH", path, {"data": {"tls.key": "AAAA"}}, "application/merge-patch+json")
+        with pytest.raises(AuthoritySecretError, match="does not hold a key"):
+            await AuthoritySecret(client, "smi-adapter-ca", "cluster.local").load()
+        assert await secret.check(made) == ""
+        assert (await secret.load()).bundle == made.bundle
+        mesh.plane.request("PATCH", path, {"data": None}, "application/merge-patch+json")
+        assert await secret.check(made) == "", "a chart that is applied again empties it"
+        assert (await secret.load()).bundle == made.bundle
+    finally:
+        await client.close()
+
+
+async def test_replicas_that_start_together_share_one_authority(mesh: Mesh) -> None:
+    client = await Client.connect(str(mesh.plane.kubeconfig))
+    try:
+        secrets = [AuthoritySecret(client, "shared-ca", "cluster.local") for _ in range(5)]
+        bundles = {made.bundle for made in await asyncio.gather(*(secret.load() for secret in secrets))}
+        assert len(bundles) == 1
+    finally:
+        await client.close()
+
+
+async def test_in_a_pod_the_client_needs_three_files_and_two_variables(
+    api_server: ControlPlane, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(api_server.service_account_token(namespace, "default"))
+    (tmp_path / "ca.crt").write_bytes(api_server.ca.read_bytes())
+    (tmp_path / "namespace").write_text(namespace)
+    monkeypatch.setattr("smi_adapter.cluster.client.SERVICE_ACCOUNT", tmp_path)
+    with pytest.raises(Unreachable, match="KUBERNETES_SERVICE_HOST"):
+        await Client.connect()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", api_server.host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    client = await Client.connect()
+    try:
+        assert client.namespace == namespace
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = await client.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)
+        assert f"system:serviceaccount:{namespace}:default".encode() in answer
+        with pytest.raises(ApiError) as refused:
+            await client.get("/api/v1/pods", limit="1", labelSelector="a=b,c in (d)")
+        assert refused.value.status == 403
+    finally:
+        await client.close()

@@ -368,6 +368,8 @@ class ControlPlane:
             "authorization-kubeconfig": kubeconfig,
             "bind-address": self.host,
             "leader-elect": "false",
+            # No kubelet sends heartbeats here, and a node without them would lose its pods.
+            "controllers": "*,-node-lifecycle-controller,-taint-eviction-controller",
             "kube-api-qps": "500",
             "kube-api-burst": "1000",
             "use-service-account-credentials": "true",

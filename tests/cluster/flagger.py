@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,13 +66,15 @@ class Flagger:
         analysis = {"spec": {"analysis": {"interval": next(self._intervals)}}}
         self.plane.request("PATCH", f"{GROUP}/namespaces/{namespace}/canaries/{name}", analysis, MERGE)
 
-    def advance(self, namespace: str, name: str, phase: str, meanwhile: Callable[[], None]) -> None:
-        """Tick until the Canary is in this phase. A tick that finds something unfinished changes nothing."""
-        deadline = time.monotonic() + 60
-        while self.status(namespace, name).get("phase") != phase:
+    def advance(self, namespace: str, name: str, goal: Mapping[str, object], meanwhile: Callable[[], None]) -> None:
+        """Tick until the Canary's status holds the goal. A tick that finds something unfinished changes nothing."""
+        deadline = time.monotonic() + 120
+        while not goal.items() <= self.status(namespace, name).items():
             self._program.check()
             if time.monotonic() > deadline:
-                raise ProgramError(f"the canary does not advance\n{self._program.tail()}")
+                raise ProgramError(
+                    f"the canary does not come to {dict(goal)}: {self.status(namespace, name)}\n{self._program.tail()}"
+                )
             meanwhile()
             before = self.status(namespace, name)
             self.tick(namespace, name)
@@ -81,7 +83,7 @@ class Flagger:
                 time.sleep(0.05)
 
 
-def canary(name: str, provider: str, port: int = 80) -> dict[str, Any]:
+def canary(name: str, provider: str, port: int, target_port: int) -> dict[str, Any]:
     """Return a Canary for the Deployment of the same name: half, then all, then promoted; no metrics."""
     return {
         "apiVersion": "flagger.app/v1beta1",
@@ -90,7 +92,7 @@ def canary(name: str, provider: str, port: int = 80) -> dict[str, Any]:
         "spec": {
             "provider": provider,
             "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-            "service": {"port": port},
+            "service": {"port": port, "targetPort": target_port},
             "analysis": {"interval": "100000s", "threshold": 3, "maxWeight": 100, "stepWeight": 50},
         },
     }

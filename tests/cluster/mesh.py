@@ -11,12 +11,15 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
+from smi_adapter import crds
 from smi_adapter.backends.envoy.bootstrap import ControlPlane as XdsServers
 from smi_adapter.backends.envoy.bootstrap import Local, ServiceAccountToken, bootstrap, token_file
 from smi_adapter.cluster.client import Client
@@ -24,6 +27,7 @@ from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.controller import Controller, Ports
 from smi_adapter.settings import Settings
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.program import Program
 from tests.live.apps import Reply, get
 from tests.live.envoys import EnvoyProcess
 
@@ -32,6 +36,7 @@ SERVER_NAME: Final = "smi-adapter-xds.default.svc"
 _ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER: Final = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_INSTALLED: Final[set[str]] = set()
 _READY: Final = {"type": "Ready", "status": "True"}
 
 
@@ -199,11 +204,65 @@ class Proxy:
                 await asyncio.sleep(0.005)
 
 
+def install_crds(plane: ControlPlane) -> None:
+    """Apply our CRDs, once for each API server."""
+    if plane.url not in _INSTALLED:
+        plane.apply(*crds.definitions())
+        _INSTALLED.add(plane.url)
+
+
 def settings(plane: ControlPlane, **more: Any) -> Settings:
     """Return settings of a controller whose ports are free ones at an address of the cluster."""
     host = plane.addresses.next()
     given = {"xds_address": f"{host}:18000", "health_address": f"{host}:8080", "authority_secret": "smi-adapter-ca"}
     return Settings.model_validate({**given, **more})
+
+
+class Replica:
+    """A controller as a process of its own."""
+
+    def __init__(self, plane: ControlPlane, folder: Path, **flags: str) -> None:
+        self.host = plane.addresses.next()
+        given = {
+            "kubeconfig": str(plane.kubeconfig),
+            "xds-address": f"{self.host}:18000",
+            "health-address": f"{self.host}:8080",
+            **flags,
+        }
+        arguments = [f"--{name}={value}" for name, value in given.items()]
+        program = "from smi_adapter.cli import entry; entry()"
+        self.process = Program(f"replica-{self.host}", [sys.executable, "-c", program, "run", *arguments], folder)
+
+    def __enter__(self) -> Self:
+        self.process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stop(kill=True)
+
+    async def ask(self, path: str) -> tuple[int, str]:
+        """Return what its health port answers; 0 if nothing."""
+        try:
+            reply = await asyncio.wait_for(get(self.host, 8080, path), 5)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            return 0, ""
+        return reply.status, reply.body.decode()
+
+    async def ready(self, seconds: float = 30.0) -> None:
+        """Wait until it says that it is ready."""
+        deadline = time.monotonic() + seconds
+        while (await self.ask("/readyz"))[0] != 200:
+            self.process.check()
+            assert time.monotonic() < deadline, self.process.tail()
+            await asyncio.sleep(0.05)
+
+    async def metric(self, name: str) -> float:
+        """Return the value of a metric, `smi_adapter_` left out; NaN if it is not there."""
+        _, text = await self.ask("/metrics")
+        for line in text.splitlines():
+            if line.startswith(f"smi_adapter_{name} "):
+                return float(line.rpartition(" ")[2])
+        return math.nan
 
 
 @contextlib.asynccontextmanager

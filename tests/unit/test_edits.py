@@ -62,7 +62,7 @@ def test_an_object_is_changed_in_its_document_and_nothing_else_is(tmp_path: Path
     assert edits.put(tmp_path, tree(tmp_path), SPLIT, split(7)) == file
     assert file.read_text() == TWO.replace("weight: 1}", "weight: 7}")
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
-    assert os.listdir(tmp_path) == ["all.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["all.yaml"]
 
 
 def test_a_new_object_gets_a_file_named_after_it(tmp_path: Path) -> None:
@@ -70,7 +70,9 @@ def test_a_new_object_gets_a_file_named_after_it(tmp_path: Path) -> None:
     assert path == tmp_path / "shop" / "trafficsplit-web.yaml"
     assert tree(tmp_path).objects == {SPLIT: split(7)}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-    assert edits.put(tmp_path, tree(tmp_path), Ref("Namespace", "", "shop"), namespace) == tmp_path / "namespace-shop.yaml"
+    assert (
+        edits.put(tmp_path, tree(tmp_path), Ref("Namespace", "", "shop"), namespace) == tmp_path / "namespace-shop.yaml"
+    )
 
 
 def test_a_new_object_never_replaces_a_file_that_is_there(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_the_first_document_can_go(tmp_path: Path, file: Path) -> None:
 def test_a_file_goes_with_its_last_object_and_a_folder_of_ours_with_its_last_file(tmp_path: Path) -> None:
     edits.put(tmp_path, tree(tmp_path), SPLIT, split(7))
     edits.remove(tmp_path, tree(tmp_path), SPLIT)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_definition_of_a_removed_object_goes(tmp_path: Path, file: Path) -> None:
@@ -172,8 +174,10 @@ def test_a_link_stays_a_link(tmp_path: Path, file: Path) -> None:
 def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path) -> None:
     ref = Ref("ServiceAccount", "shop", "../../x")
     with pytest.raises(EditError):
-        edits.put(tmp_path, tree(tmp_path), ref, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}})
-    assert os.listdir(tmp_path) == []
+        edits.put(
+            tmp_path, tree(tmp_path), ref, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}}
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_document_beside_it_stays_as_it_is(tmp_path: Path, file: Path) -> None:

@@ -130,13 +130,19 @@ def test_json_stays_json() -> None:
 
 
 TEXTS = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Cn", "Co"], exclude_characters="\ufeff\u2028\u2029\x85"),
+    st.characters(
+        codec="utf-8", exclude_categories=["Cs", "Cc", "Cn", "Co"], exclude_characters="\ufeff\u2028\u2029\x85"
+    ),
     max_size=8,
 )
 KEYS = st.one_of(st.sampled_from(["a", "b", "c", "name", "yes", "1"]), TEXTS.filter(lambda text: text != "<<"))
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-5, 300), TEXTS, st.sampled_from(["1", "no", "a: b", "# x", "{"]))
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 300), TEXTS, st.sampled_from(["1", "no", "a: b", "# x", "{"])
+)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)), max_leaves=8
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=8,
 )
 DOCUMENTS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=4)
 

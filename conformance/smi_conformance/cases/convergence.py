@@ -19,7 +19,7 @@ def _note(t: Trial, what: str) -> None:
     t.notes.observed[what] = f"{t.notes.converged[-1] * 1000:.0f} ms"
 
 
-@case("CV-01", alone=True)
+@case("CV-01", alone="machine")
 async def a_split_takes_effect_in_time(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 100, "v2": 0})
@@ -34,7 +34,7 @@ async def a_split_takes_effect_in_time(t: Trial) -> None:
     _note(t, "deleted")
 
 
-@case("CV-02", alone=True)
+@case("CV-02", alone="machine")
 async def a_grant_and_its_revocation_take_effect_in_time(t: Trial) -> None:
     h = await house(t)
     target = h.target()
@@ -47,7 +47,7 @@ async def a_grant_and_its_revocation_take_effect_in_time(t: Trial) -> None:
     await t.not_received(h.who("alice"), h.to(), (h.who("bob"), h.to()))
 
 
-@case("CV-03", alone=True)
+@case("CV-03", alone="mesh")
 async def the_old_state_does_not_come_back(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 100})
@@ -65,7 +65,7 @@ async def the_old_state_does_not_come_back(t: Trial) -> None:
     )
 
 
-@case("CV-04", alone=True)
+@case("CV-04", alone="mesh")
 async def changing_weights_under_load_fails_nothing(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 50, "v2": 50})
@@ -81,7 +81,7 @@ async def changing_weights_under_load_fails_nothing(t: Trial) -> None:
         raise failure
 
 
-@case("CV-05", alone=True)
+@case("CV-05", alone="mesh")
 async def many_updates_and_many_splits(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 1})
@@ -99,7 +99,7 @@ async def many_updates_and_many_splits(t: Trial) -> None:
         await t.reaches(s.client, Req(f"{s.ns}/{name}"), "v1", k=3)
 
 
-@case("CV-06", alone=True)
+@case("CV-06", alone="mesh")
 async def traffic_flows_while_the_controller_is_away(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 100})
@@ -174,7 +174,7 @@ async def _target_edited_to_invalid(t: Trial) -> None:
             t.reading("invalidTarget", "stays open")
 
 
-@case("CV-09", alone=True)
+@case("CV-09", alone="mesh")
 async def a_lost_watch_is_found_again(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 100})

@@ -11,7 +11,7 @@ MISMATCH = finding("SMI0103", SPLIT, "spec.backends", "Service shop/v2 has no po
 
 
 def told(book: EventBook, now: float, *found: Finding) -> tuple[Notice, ...]:
-    return book.notices(SPLIT, "uid-1", "v1alpha4", found, now)
+    return book.notices(SPLIT, "uid-1", "split.smi-spec.io/v1alpha4", found, now)
 
 
 def test_a_port_mismatch_is_an_event_as_the_specification_asks() -> None:
@@ -58,7 +58,7 @@ def test_one_object_cannot_flood() -> None:
         found = finding("SMI0103", SPLIT, "spec.backends", f"Service shop/v{second} has no port 80")
         sent += len(told(book, second, found))
     assert sent == 10 + 9
-    other = book.notices(SPLIT, "uid-2", "v1alpha4", [MISMATCH], 600)
+    other = book.notices(SPLIT, "uid-2", "split.smi-spec.io/v1alpha4", [MISMATCH], 600)
     assert len(other) == 1
 
 
@@ -84,7 +84,7 @@ def test_a_note_begins_with_the_code_is_printable_and_fits() -> None:
 
 def test_an_event_is_named_alike_by_every_replica_and_run() -> None:
     assert told(EventBook(0), 0, MISMATCH)[0].name == told(EventBook(0), 5, MISMATCH)[0].name
-    other = EventBook(0).notices(SPLIT, "uid-2", "v1alpha4", [MISMATCH], 0)
+    other = EventBook(0).notices(SPLIT, "uid-2", "split.smi-spec.io/v1alpha4", [MISMATCH], 0)
     assert other[0].name != told(EventBook(0), 0, MISMATCH)[0].name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -123,6 +124,32 @@ async def test_bytes_that_are_no_handshake_hurt_nobody(running: Running, first: 
     assert (await running.post())[0] == 200
 
 
+async def test_random_requests_inside_tls_hurt_nobody(running: Running) -> None:
+    """Well begun and badly ended, cut off, huge heads, wrong lengths, several at once: the next one is answered."""
+    luck = random.Random(20261124)
+    head = b"POST /validate HTTP/1.1\r\nHost: x\r\n"
+    shapes = (
+        lambda noise: noise,
+        lambda noise: head + noise,
+        lambda noise: head + b"X: " + noise * 200 + b"\r\n\r\n",
+        lambda noise: head + b"Transfer-Encoding: chunked\r\n\r\n" + noise,
+        lambda noise: head + b"Content-Length: %d\r\n\r\n" % len(noise) + noise,
+        lambda noise: head + b"Content-Length: -1\r\nContent-Length: 5\r\n\r\n" + noise,
+        lambda noise: head + b"Content-Length: 99999999999\r\n\r\n" + noise,
+        lambda noise: (head + b"Content-Length: 2\r\n\r\n{}") * 20 + noise,
+    )
+    for place in range(48):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", running.port, ssl=trusting(running.held), server_hostname="localhost"
+        )
+        with suppress(ConnectionError, ssl.SSLError, TimeoutError):
+            writer.write(shapes[place % len(shapes)](luck.randbytes(luck.randrange(1, 300))))
+            await writer.drain()
+            await asyncio.wait_for(reader.read(64), 0.1)
+        writer.transport.abort()
+    assert (await running.post())[0] == 200
+
+
 async def test_a_judge_that_takes_too_long_lets_the_object_through_and_says_so() -> None:
     def slow(_: Any) -> Any:
         time.sleep(0.5)
@@ -136,19 +163,33 @@ async def test_a_judge_that_takes_too_long_lets_the_object_through_and_says_so()
     await one.server.stop(1.0)
 
 
-async def test_connections_are_limited_and_unused_ones_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_UNUSED", 0.5)
+async def idle(one: Running, number: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    trust = trusting(one.held)
+    return [
+        await asyncio.open_connection("127.0.0.1", one.port, ssl=trust, server_hostname="localhost")
+        for _ in range(number)
+    ]
+
+
+async def test_connections_are_limited() -> None:
     one = await started(WebhookServer(limits=Limits(connections=3)))
-    idle = [await asyncio.open_connection("127.0.0.1", one.port, ssl=trusting(one.held), server_hostname="localhost")
-            for _ in range(3)]  # fmt: skip
-    idle[0][1].write(b"POST /validate HTTP/1.1\r\nHost: x\r\n")
+    open_ones = await idle(one, 3)
     with pytest.raises((ssl.SSLError, ConnectionError, aiohttp.ClientError)):
         await one.post()
-    for reader, writer in idle:
+    for _, writer in open_ones:
+        writer.transport.abort()
+    await one.server.stop(1.0)
+
+
+async def test_connections_that_bring_no_whole_request_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_UNUSED", 0.5)
+    one = await started(WebhookServer())
+    open_ones = await idle(one, 3)
+    open_ones[0][1].write(b"POST /validate HTTP/1.1\r\nHost: x\r\n")
+    for reader, writer in open_ones:
         with suppress(ConnectionError, ssl.SSLError):
-            assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert await asyncio.wait_for(reader.read(), 30) == b""
         writer.close()
-    assert (await one.post())[0] == 200
     await one.server.stop(1.0)
 
 

@@ -123,6 +123,12 @@ def test_an_object_that_is_being_deleted_is_let_through() -> None:
     assert ask(request(None, "DELETE", split()))["allowed"] is True
 
 
+def test_a_version_that_only_somebody_else_knows_is_let_through_with_a_warning() -> None:
+    answer = ask(request({**split(), "apiVersion": "split.smi-spec.io/v1beta7"}))
+    assert answer["allowed"] is True
+    assert "SMI0501" in answer["warnings"][0]
+
+
 def test_an_object_whose_name_is_generated_is_judged_like_any_other() -> None:
     raw = split()
     raw["metadata"] = {"generateName": "canary-"}

@@ -1,0 +1,266 @@
+"""What users and implementations do wrong: a clear message, what was learned, nothing left behind, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from smi_conformance import report
+from smi_conformance.local import LocalHarness
+from smi_conformance.protocol import HarnessError
+from smi_conformance.target import load
+
+HERE = Path(__file__).parent
+TARGET: dict[str, Any] = {
+    "implementation": {
+        "organization": "acme",
+        "project": "plain",
+        "url": "https://acme.example",
+        "version": "v1",
+        "contact": ["@acme"],
+    },
+    "claims": {"profiles": ["SPLIT", "ACCESS"]},
+    "mesh": {"permissiveNamespaceLabels": {"open": "yes"}},
+    "local": {"driver": ["python", str(HERE / "plain_driver.py")]},
+}
+
+
+class Place:
+    """A folder with a target file, in which the command line is run; the suite's temporary files are in `scratch`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+        self.report = folder / "report.yaml"
+        self.target(TARGET)
+
+    def target(self, raw: Any) -> None:
+        (self.folder / "target.yaml").write_text(raw if isinstance(raw, str) else yaml.safe_dump(raw))
+
+    def start(self, *options: str, mode: str = "", most: int = 0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "smi_conformance", "run", "--target", str(self.folder / "target.yaml")]
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "SMI_PLAIN": mode, "TMPDIR": str(self.scratch)}
+
+        def limit() -> None:
+            if most:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+        return subprocess.Popen(
+            [*command, "--versions", "v1alpha4", "--report", str(self.report), *options],
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=limit,
+        )
+
+    def run(self, *options: str, mode: str = "", most: int = 0) -> tuple[int, str]:
+        process = self.start(*options, mode=mode, most=most)
+        said, _ = process.communicate(timeout=90)
+        return process.returncode, said
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["id"]: row for row in report.read(self.report)["cases"]}
+
+    def processes(self) -> list[str]:
+        """Return the commands of processes that still know our scratch folder."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if f"TMPDIR={self.scratch}\0".encode() in path.read_bytes():
+                    found.append((path.parent / "cmdline").read_text())
+            except OSError:
+                continue
+        return [command for command in found if command]
+
+    def left(self) -> list[str]:
+        """Return the files and processes that are left."""
+        return [str(path) for path in self.scratch.iterdir()] + self.processes()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_an_implementation_without_a_mesh_passes_what_needs_none(place: Place) -> None:
+    code, said = place.run("-k", "TS-01", "--quick")
+    assert (code, place.rows()["TS-01"]["result"]) == (0, "passed"), said
+    assert place.left() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"implementaton": {}}, "unknown field implementaton"),
+        ({"claims": {"profiles": ["SPLITS"]}}, "unknown 'SPLITS'"),
+        ({"claims": {"feature": ["SplitTCP"]}}, "unknown field claims.feature"),
+        ({"local": {"meshes": 0}}, "local.meshes: 0"),
+        ({"settings": {"maxTimeToConsistency": "soon"}}, "no duration"),
+    ],
+)
+def test_a_target_that_says_something_unknown_is_refused_by_name(
+    place: Place, change: dict[str, Any], words: str
+) -> None:
+    place.target({**TARGET, **change})
+    code, said = place.run("-k", "TS-01")
+    assert code == 2
+    assert words in said
+    assert not place.report.exists()
+
+
+def test_a_target_that_is_no_yaml_is_refused(place: Place) -> None:
+    place.target("implementation: [")
+    code, said = place.run("-k", "TS-01")
+    assert code == 2
+    assert "target.yaml" in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_id_is_refused(place: Place) -> None:
+    code, said = place.run("-k", "TS-99")
+    assert (code, "unknown ids: TS-99" in said) == (2, True)
+
+
+def test_a_cluster_that_does_not_answer_is_told_and_is_no_failure(place: Place) -> None:
+    pytest.importorskip("aiohttp")
+    config = {
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    path = place.folder / "config"
+    path.write_text(yaml.safe_dump(config))
+    os.environ["KUBECONFIG"] = str(path)
+    try:
+        code, said = place.run("-k", "TS-01", "--harness", "kubernetes")
+    finally:
+        del os.environ["KUBECONFIG"]
+    assert code == 3
+    assert "http://127.0.0.1:9 does not answer" in said
+    assert place.rows()["TS-01"]["result"] == "error"
+
+
+def test_a_driver_that_is_no_program_is_told(place: Place) -> None:
+    place.target({**TARGET, "local": {"driver": ["no-such-program"]}})
+    code, said = place.run("-k", "TS-01")
+    assert code == 3
+    assert "'no-such-program' can't be started" in said
+    assert place.left() == []
+
+
+def test_a_driver_that_never_answers_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMI_PLAIN", "mute")
+    monkeypatch.setattr("smi_conformance.local.HELLO", 1.0)
+
+    async def story() -> None:
+        harness = LocalHarness(load(place.folder / "target.yaml"))
+        with pytest.raises(HarnessError, match="did not answer hello in 1 s"):
+            await harness.start()
+        await harness.stop()
+
+    asyncio.run(story())
+
+
+def test_an_implementation_that_dies_in_the_middle_is_an_error_not_a_failure(place: Place) -> None:
+    code, said = place.run("-k", "TS-01,TS-06", mode="dies")
+    assert code == 3, said
+    rows = place.rows()
+    assert {row["result"] for row in rows.values()} == {"error"}
+    assert "the driver ended (exit code 7)" in rows["TS-01"]["reason"]
+    assert place.left() == []
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("silent", "timeout"), ("closed", "refused")])
+def test_an_implementation_that_answers_nothing_or_denies_everything_fails(place: Place, mode: str, seen: str) -> None:
+    """Nobody passes a denial by being dead: the control of TT-01 fails."""
+    code, said = place.run("-k", "TS-01,TT-01", "--quick", "--deadline", "1.5", mode=mode)
+    rows = place.rows()
+    assert code == 1, said
+    assert [rows[name]["result"] for name in ("TS-01", "TT-01")] == ["failed", "failed"]
+    assert f"last seen: {seen}" in rows["TS-01"]["reason"]
+    assert place.left() == []
+
+
+def test_an_implementation_that_denies_nothing_fails(place: Place) -> None:
+    code, _ = place.run("-k", "TT-01", "--quick", "--deadline", "1.5")
+    assert (code, place.rows()["TT-01"]["result"]) == (1, "failed")
+
+
+def test_a_report_for_which_there_is_no_room_is_told_and_the_verdicts_too(place: Place) -> None:
+    code, said = place.run("-k", "API-07", "--profile", "ACCESS-L4", most=1024)
+    assert code == 5, said
+    assert "the report could not be written" in said
+    assert "passed" in said
+    assert not place.report.exists()
+    assert place.left() == []
+
+
+def test_a_full_ledger_is_an_error_not_a_failure(place: Place) -> None:
+    code, said = place.run("-k", "TS-06", "--deadline", "10", most=2500)
+    assert place.rows()["TS-06"]["result"] == "error", said
+    assert code == 3
+    assert "can't write down what it receives" in said
+
+
+def _interrupted(place: Place, sign: int) -> tuple[int, str]:
+    """Interrupt a run after its first verdict."""
+    process = place.start("-k", "TS-01,TS-06,TS-07,TS-12", "--deadline", "60", "--parallel", "1")
+    assert process.stdout is not None
+    first = ""
+    while "TS-01" not in first:
+        first = process.stdout.readline()
+        assert first, "it ended"
+    time.sleep(0.5)  # in the middle of the next case
+    process.send_signal(sign)
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_reports_what_it_knows_and_leaves_nothing(place: Place, sign: int) -> None:
+    code, said = _interrupted(place, sign)
+    assert code == 130, said
+    assert "interrupted: 1 of 4 verdicts are known" in said
+    rows = place.rows()
+    assert rows["TS-01"]["result"] == "passed"
+    assert {rows[name]["result"] for name in ("TS-06", "TS-07", "TS-12")} == {"error"}
+    assert report.read(place.report)["submittable"] is False
+    assert place.left() == []
+
+
+def test_a_repeated_run_ends_at_the_first_interruption(place: Place) -> None:
+    process = place.start("-k", "TS-06", "--deadline", "60", "--repeat", "3")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "run 1 of 3\n"
+    deadline = time.monotonic() + 30
+    while not list(place.scratch.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "run 2 of 3" not in said
+
+
+def test_what_is_kept_is_listed(place: Place) -> None:
+    code, said = place.run("-k", "TS-01", "--quick", "--keep")
+    assert code == 0
+    (line,) = [line for line in said.splitlines() if line.startswith("left:")]
+    folder = Path(line.rpartition(" ")[2])
+    assert folder.is_relative_to(Path(tempfile.gettempdir())) or folder.is_relative_to(place.scratch)
+    assert list(folder.glob("*.ledger"))
+    assert place.processes() == []

@@ -1,0 +1,57 @@
+"""The webhooks as one thing that a controller starts, keeps and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from smi_adapter import crds
+from smi_adapter.cluster.client import Client
+from smi_adapter.findings import Finding
+from smi_adapter.webhooks.keeper import FileKeeper, Keeper, Places, SecretKeeper
+from smi_adapter.webhooks.server import WebhookServer
+from smi_adapter.webhooks.validate import Judge
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookOptions:
+    """What the operator decides. `configuration` "": nobody validates; `folder`: certificates are cert-manager's."""
+
+    service: str = "smi-adapter-webhooks"
+    secret: str = "smi-adapter-webhooks"  # noqa: S105 - the name of one
+    configuration: str = ""
+    converts: bool = False
+    folder: str = ""
+    names: tuple[str, ...] = ()
+
+
+class Webhooks:
+    """A server, and the keeper of its certificates. `keep` is a task for as long as it runs, and must not end."""
+
+    def __init__(self, client: Client, options: WebhookOptions, judge: Judge, leads: Callable[[], bool]) -> None:
+        self.server = WebhookServer(judge, converts=options.converts)
+        self._keeper: Keeper
+        if options.folder:
+            self._keeper = FileKeeper(Path(options.folder), self.server)
+        else:
+            conversions = tuple(crds.name_of(one) for one in crds.definitions()) if options.converts else ()
+            validating = (options.configuration,) if options.configuration else ()
+            places = Places(options.secret, options.service, options.names, validating, conversions)
+            self._keeper = SecretKeeper(client, places, self.server, leads)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and return the port; nobody gets through before there is a certificate."""
+        return await self.server.start(host, port)
+
+    async def keep(self) -> None:
+        """Look after the certificates, for ever."""
+        await self._keeper.run()
+
+    async def stop(self) -> None:
+        """Answer what is being asked, and close."""
+        await self.server.stop()
+
+    def problems(self) -> tuple[Finding, ...]:
+        """Return what there is to tell now."""
+        return self._keeper.problems

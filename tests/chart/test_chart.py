@@ -1,0 +1,498 @@
+"""The Helm chart, without a cluster: what it renders, refuses and never grants."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from smi_adapter import __version__, crds
+from smi_adapter.settings import ENV_PREFIX, Settings
+from smi_adapter.smi import schema
+from tests.chart.rendering import CHART, NAMESPACE, NO_MODEL, VALUES, helm, problems, render, try_render
+
+GOLDEN = Path(__file__).parent / "golden"
+WATCHED = ("shop", "bank")
+SMI = {(group, crds.plural(kind)) for group, kind in schema.served()}
+
+
+@pytest.fixture(scope="module", params=VALUES)
+def variant(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
+    return request.param, render(VALUES[request.param])
+
+
+def _of(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [item for item in manifests if item["kind"] == kind]
+
+
+def _one(manifests: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (item,) = _of(manifests, kind)
+    return item
+
+
+def _pods(manifests: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the spec of every pod that the chart makes, whatever makes it."""
+    for item in manifests:
+        if item["kind"] == "Pod":
+            yield f"Pod {item['metadata']['name']}", item["spec"]
+        elif item["kind"] in {"Deployment", "Job"}:
+            yield f"{item['kind']} {item['metadata']['name']}", item["spec"]["template"]["spec"]
+
+
+def _without_crds(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for item in manifests if item["kind"] != "CustomResourceDefinition"]
+
+
+# ------------------------------------------------------------------------------------------------------ what comes
+@pytest.mark.parametrize("name", VALUES)
+def test_helm_finds_nothing_to_complain_about(name: str) -> None:
+    done = helm("lint", "--strict", str(CHART), "--values", str(VALUES[name]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_manifests_are_as_before(name: str, request: pytest.FixtureRequest) -> None:
+    """`pytest tests/chart --update-golden` writes them; then read the diff. CRDs have a drift test of their own."""
+    text = yaml.safe_dump_all(_without_crds(render(VALUES[name])), sort_keys=False, width=120)
+    path = GOLDEN / f"{name}.yaml"
+    if request.config.getoption("--update-golden"):
+        path.write_text(text)
+    known = path.read_text().splitlines() if path.exists() else []
+    differences = "\n".join(difflib.unified_diff(known, text.splitlines(), "golden", "rendered", lineterm=""))
+    if differences:
+        pytest.fail(f"pytest tests/chart --update-golden, then read the diff\n{differences}", pytrace=False)
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(VALUES)
+
+
+def test_every_manifest_has_only_known_fields_of_the_right_type(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    for item in _without_crds(variant[1]):
+        if item["kind"] not in NO_MODEL:
+            assert list(problems(item)) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "complaint"),
+    [
+        ({"metadata": {"nmae": "x"}}, "ServiceAccount.metadata.nmae: no field of V1ObjectMeta"),
+        ({"metadata": {"labels": {"a": 1}}}, "ServiceAccount.metadata.labels[a]: 1 is no str"),
+        ({"automountServiceAccountToken": "false"}, "ServiceAccount.automountServiceAccountToken: 'false' is no bool"),
+        ({"imagePullSecrets": {}}, "ServiceAccount.imagePullSecrets: {} is no list"),
+        ({"imagePullSecrets": ["x"]}, "ServiceAccount.imagePullSecrets[0]: 'x' is no V1LocalObjectReference"),
+    ],
+)
+def test_the_check_of_fields_and_types_finds(item: Mapping[str, Any], complaint: str) -> None:
+    assert list(problems({"apiVersion": "v1", "kind": "ServiceAccount", **item})) == [complaint]
+
+
+def test_every_object_says_whose_it_is(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    for item in variant[1]:
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "smi-adapter"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert len(item["metadata"]["name"]) <= 63 or item["kind"] == "CustomResourceDefinition"
+
+
+def test_every_object_of_a_namespace_names_it(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    """Without a namespace it would land wherever `kubectl apply` of `helm template` is run."""
+    cluster_wide = {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "ValidatingWebhookConfiguration",
+    }
+    for item in variant[1]:
+        if item["kind"] in cluster_wide:
+            assert "namespace" not in item["metadata"]
+        else:
+            assert item["metadata"]["namespace"] in {NAMESPACE, *WATCHED}
+
+
+def test_selectors_find_the_pods(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    manifests = variant[1]
+    deployment = _one(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selectors = [deployment["spec"]["selector"]["matchLabels"]]
+    selectors += [item["spec"]["selector"] for item in _of(manifests, "Service")]
+    selectors += [item["spec"]["selector"]["matchLabels"] for item in _of(manifests, "PodDisruptionBudget")]
+    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in _of(manifests, "NetworkPolicy")]
+    for selector in selectors:
+        assert selector
+        assert selector.items() <= labels.items()
+    others = [
+        item["spec"]["template"]["metadata"].get("labels", {}) if item["kind"] == "Job" else item["metadata"]["labels"]
+        for item in manifests
+        if item["kind"] in {"Job", "Pod"}
+    ]
+    for other in others:
+        assert not selectors[0].items() <= other.items(), "a Service would send proxies there"
+
+
+def test_every_port_that_is_named_is_there(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    manifests = variant[1]
+    (container,) = _one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    names = {port["name"]: port["containerPort"] for port in container["ports"]}
+    used = {port["targetPort"] for item in _of(manifests, "Service") for port in item["spec"]["ports"]}
+    used |= {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    used |= {
+        port["port"]
+        for item in _of(manifests, "NetworkPolicy")
+        for rule in item["spec"]["ingress"]
+        for port in rule["ports"]
+    }
+    assert used == names.keys()
+    assert len(set(names.values())) == len(names)
+
+
+# ----------------------------------------------------------------------------------- the controller's settings
+def _environment(manifests: list[dict[str, Any]]) -> dict[str, str]:
+    (container,) = _one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    names = [entry["name"] for entry in container["env"]]
+    assert len(set(names)) == len(names), "Helm 4 refuses a name that stands twice"
+    return {entry["name"]: entry.get("value", "") for entry in container["env"]}
+
+
+def test_the_controller_takes_every_setting_that_the_chart_gives(
+    variant: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        name.removeprefix(ENV_PREFIX).lower(): value
+        for name, value in _environment(variant[1]).items()
+        if name.startswith(ENV_PREFIX)
+    }
+    assert given.keys() <= Settings.model_fields.keys()
+    Settings.model_validate(given)
+
+
+def test_names_in_settings_are_those_of_objects(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    manifests = variant[1]
+    environment = _environment(manifests)
+    assert environment["SMI_ADAPTER_XDS_SERVICE"] in {item["metadata"]["name"] for item in _of(manifests, "Service")}
+    assert environment["SMI_ADAPTER_AUTHORITY_SECRET"] in {
+        item["metadata"]["name"] for item in _of(manifests, "Secret")
+    }
+    leases = [
+        rule["resourceNames"]
+        for role in _of(manifests, "Role")
+        for rule in role["rules"]
+        if "leases" in rule["resources"] and "resourceNames" in rule
+    ]
+    assert leases == [[environment["SMI_ADAPTER_LEASE"]]]
+
+
+# ------------------------------------------------------------------------------------------------------------ CRDs
+def test_the_crds_are_ours_and_are_kept() -> None:
+    found = {crds.name_of(item): item for item in _of(render(), "CustomResourceDefinition")}
+    assert found.keys() == {crds.name_of(crd) for crd in crds.definitions()}
+    for crd in crds.definitions():
+        item = found[crds.name_of(crd)]
+        assert item["spec"] == crd["spec"]
+        assert item["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_crds_can_be_left_to_others_or_to_the_release() -> None:
+    assert not _of(render(None, "--set", "crds.install=false"), "CustomResourceDefinition")
+    for item in _of(render(None, "--set", "crds.keep=false"), "CustomResourceDefinition"):
+        assert "annotations" not in item["metadata"]
+
+
+def test_a_conversion_webhook_is_opt_in_and_names_our_service() -> None:
+    for item in _of(render(), "CustomResourceDefinition"):
+        assert item["spec"]["conversion"] == {"strategy": "None"}
+    manifests = render(None, "--set", "webhooks.conversion.enabled=true")
+    services = {item["metadata"]["name"] for item in _of(manifests, "Service")}
+    for item in _of(manifests, "CustomResourceDefinition"):
+        client = item["spec"]["conversion"]["webhook"]["clientConfig"]
+        assert client["service"]["name"] in services
+        assert "caBundle" not in client
+
+
+# -------------------------------------------------------------------------------------------------- Pod Security
+def test_every_pod_passes_pod_security_restricted(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    pods = list(_pods(variant[1]))
+    assert pods
+    for name, spec in pods:
+        assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "ephemeralContainers"}, name
+        whole = spec["securityContext"]
+        assert whole["runAsNonRoot"] is True, name
+        assert whole["runAsUser"] == 65532, name
+        assert whole["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert all(volume.keys() & {"emptyDir", "secret", "configMap", "projected"} for volume in spec["volumes"]), name
+        for container in [*spec["containers"], *spec.get("initContainers", ())]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert not context.get("privileged"), name
+            assert all("hostPort" not in port for port in container.get("ports", ())), name
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, name
+            assert "memory" in container["resources"]["limits"], name
+            assert not container["image"].endswith(":latest"), name
+
+
+def test_one_replica_has_no_disruption_budget() -> None:
+    """It would only stop the draining of a node."""
+    assert _of(render(), "PodDisruptionBudget")
+    assert not _of(render(None, "--set", "replicas=1"), "PodDisruptionBudget")
+
+
+def test_a_digest_wins_over_a_tag() -> None:
+    digest = "sha256:" + "0" * 64
+    arguments = (
+        "--set",
+        f"image.digest={digest}",
+        "--set-string",
+        "image.tag=1",
+        "--set",
+        "image.registry=r.example/x",
+    )
+    ((_, spec), *_) = _pods(_of(render(None, *arguments), "Deployment"))
+    assert spec["containers"][0]["image"] == f"r.example/x/smi-adapter@{digest}"
+
+
+# ---------------------------------------------------------------------------------------------------------- rights
+def _grants(manifests: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the roles of service accounts with each rule (those for people are another matter)."""
+    bound = {
+        (item["roleRef"]["kind"], item["roleRef"]["name"], item["metadata"].get("namespace", ""))
+        for item in manifests
+        if item["kind"] in {"RoleBinding", "ClusterRoleBinding"}
+    }
+    for item in manifests:
+        if item["kind"] in {"Role", "ClusterRole"}:
+            assert not item.get("aggregationRule")
+            if (item["kind"], item["metadata"]["name"], item["metadata"].get("namespace", "")) in bound:
+                for rule in item["rules"]:
+                    yield item, rule
+
+
+def _is_hook(item: Mapping[str, Any]) -> bool:
+    return "helm.sh/hook" in (item["metadata"].get("annotations") or {})
+
+
+def test_nothing_is_ever_granted_that_must_not_be(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    """The list of kubernetes.md 6 and security.md 8."""
+    for role, rule in _grants(variant[1]):
+        where = f"{role['kind']} {role['metadata']['name']}: {rule}"
+        assert not {"*"} & {*rule.get("apiGroups", ()), *rule.get("resources", ()), *rule["verbs"]}, where
+        assert not {"escalate", "bind", "impersonate"} & {*rule["verbs"]}, where
+        assert "nonResourceURLs" not in rule, where
+        for resource in rule["resources"]:
+            assert not resource.startswith(("pods/", "nodes", "configmaps", "roles", "clusterroles")), where
+            if resource == "secrets":
+                assert role["kind"] == "Role", where
+                assert role["metadata"]["namespace"] == NAMESPACE, where
+                assert rule["resourceNames"], where
+                assert {*rule["verbs"]} <= {"get", "patch"}, where
+            if resource in {"customresourcedefinitions", "validatingwebhookconfigurations"}:
+                assert rule["resourceNames"], where
+                assert {*rule["verbs"]} <= {"get", "patch"}, where
+            assert resource not in {"mutatingwebhookconfigurations", "apiservices"}, where
+            if any((group, resource) in SMI for group in rule["apiGroups"]):
+                assert {*rule["verbs"]} == {"get", "list", "watch"}, where
+
+
+def test_the_controller_may_read_every_smi_kind_and_write_its_status(
+    variant: tuple[str, list[dict[str, Any]]],
+) -> None:
+    name, manifests = variant
+    reading, writing = set(), set()
+    for _, rule in _grants([item for item in manifests if not _is_hook(item)]):
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                if group.endswith("smi-spec.io") and {"get", "list", "watch"} <= {*rule["verbs"]}:
+                    reading.add((group, resource))
+                if group.endswith("smi-spec.io") and "patch" in rule["verbs"]:
+                    writing.add((group, resource))
+    assert reading == SMI, name
+    assert writing == {(group, f"{resource}/status") for group, resource in SMI}, name
+
+
+def test_in_chosen_namespaces_all_reading_is_by_roles() -> None:
+    manifests = render(VALUES["namespaced"])
+    for role, rule in _grants(manifests):
+        if role["kind"] == "ClusterRole":
+            assert rule == {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+    assert {item["metadata"]["namespace"] for item in _of(manifests, "Role")} == {NAMESPACE, *WATCHED}
+
+
+def test_only_the_selected_backend_may_write_its_kinds() -> None:
+    def groups(*arguments: str) -> set[str]:
+        return {group for _, rule in _grants(render(None, *arguments)) for group in rule["apiGroups"]}
+
+    assert "gateway.networking.k8s.io" not in groups("--set", "webhooks.conversion.enabled=true")
+    assert "gateway.networking.k8s.io" in groups("--set", "settings.backend=gateway_api")
+
+
+def test_with_cert_manager_nothing_cluster_wide_may_be_patched() -> None:
+    for role, rule in _grants(render(VALUES["cert-manager"])):
+        if role["kind"] == "ClusterRole" and not _is_hook(role):
+            assert not {"customresourcedefinitions", "validatingwebhookconfigurations"} & {*rule["resources"]}
+
+
+def test_who_edits_routes_traffic_and_only_who_administers_grants_access() -> None:
+    """TN8 of security.md."""
+    roles = {
+        label.removeprefix("rbac.authorization.k8s.io/aggregate-to-"): item["rules"]
+        for item in _of(render(), "ClusterRole")
+        for label in item["metadata"]["labels"]
+        if label.startswith("rbac.authorization.k8s.io/aggregate-to-")
+    }
+    assert roles.keys() == {"view", "edit", "admin"}
+    can = {name: {resource for rule in rules for resource in rule["resources"]} for name, rules in roles.items()}
+    assert can["view"] == {crds.plural(kind) for _, kind in schema.served()}
+    assert can["edit"] == {"trafficsplits", "httproutegroups", "tcproutes", "udproutes"}
+    assert can["admin"] == {"traffictargets", "identitybindings"}
+    assert all({*rule["verbs"]} == {"get", "list", "watch"} for rule in roles["view"])
+
+
+# -------------------------------------------------------------------------------------------------------- webhooks
+def test_a_dead_webhook_stops_nobody() -> None:
+    (webhook,) = _one(render(), "ValidatingWebhookConfiguration")["webhooks"]
+    assert webhook["failurePolicy"] == "Ignore"
+    assert webhook["timeoutSeconds"] == 2
+    assert webhook["sideEffects"] == "None"
+
+
+def test_the_webhook_is_asked_about_our_kinds_only_and_not_in_our_own_namespace() -> None:
+    (webhook,) = _one(render(), "ValidatingWebhookConfiguration")["webhooks"]
+    (rule,) = webhook["rules"]
+    assert {*rule["apiGroups"]} == {group for group, _ in schema.served()}
+    assert {*rule["resources"]} == {crds.plural(kind) for _, kind in schema.served()}
+    (left_out,) = webhook["namespaceSelector"]["matchExpressions"]
+    assert (left_out["operator"], left_out["values"]) == ("NotIn", ["kube-system", NAMESPACE])
+
+
+def test_the_bundle_is_left_to_the_controller(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    """An upgrade, or a GitOps tool, would undo what the controller has patched in."""
+    assert "caBundle" not in yaml.safe_dump_all(_without_crds(variant[1]))
+
+
+def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> None:
+    for item in _of(variant[1], "Secret"):
+        assert not item.keys() & {"data", "stringData"}
+
+
+# ------------------------------------------------------------------------------------------------------- uninstall
+@pytest.mark.parametrize(
+    ("values", "job"),
+    [
+        ((), False),
+        (("webhooks.conversion.enabled=true",), True),
+        (("settings.backend=gateway_api",), True),
+        (("webhooks.conversion.enabled=true", "uninstallHook.enabled=false"), False),
+    ],
+)
+def test_a_job_takes_away_what_helm_does_not_know_of(values: tuple[str, ...], job: bool) -> None:
+    manifests = render(None, *(argument for value in values for argument in ("--set", value)))
+    hooks = [item for item in manifests if _is_hook(item) and item["kind"] != "Pod"]
+    kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"] if job else []
+    assert [item["kind"] for item in hooks] == kinds
+    for item in hooks:
+        notes = item["metadata"]["annotations"]
+        assert notes["helm.sh/hook"] == "pre-delete"
+        assert "before-hook-creation" in notes["helm.sh/hook-delete-policy"], "a second try must not fail"
+        assert item["kind"] == "Job" or int(notes["helm.sh/hook-weight"]) < 0
+
+
+# ---------------------------------------------------------------------------------------------------------- values
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ("replica=3", "Additional property replica is not allowed"),
+        ("image.tga=1", "Additional property tga is not allowed"),
+        ("replicas=0", "replicas"),
+        ("image.tag=latest", "tag"),
+        ("image.digest=sha256:abc", "digest"),
+        ("settings.mode=enforced", "mode"),
+        ("settings.certificateSeconds=5", "certificateSeconds"),
+        ("webhooks.validating.failurePolicy=ignore", "failurePolicy"),
+        ("watchNamespaces={Shop}", "watchNamespaces"),
+        ("xds.port=80", "port"),
+        ("extraEnv[0].name=SMI_ADAPTER_MODE", "extraEnv"),
+    ],
+)
+def test_a_wrong_value_stops_the_installation(values: str, complaint: str) -> None:
+    done = try_render(None, "--set", values)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def test_two_ways_to_choose_namespaces_are_one_too_many() -> None:
+    done = try_render(None, "--set", "watchNamespaces={shop}", "--set", "namespaceSelector=mesh=on")
+    assert done.returncode != 0
+    assert "not both" in done.stderr
+
+
+def test_values_for_all_charts_are_allowed() -> None:
+    assert render(None, "--set", "global.anything=1")
+
+
+def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
+    document = json.loads((CHART / "values.schema.json").read_text())
+    assert document["$schema"] == "http://json-schema.org/draft-07/schema#"
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def compare(one: Mapping[str, Any], form: Mapping[str, Any], path: str) -> None:
+        assert form["additionalProperties"] is False, path
+        known = form["properties"].keys() - {"global"}
+        if path in {"certManager.issuerRef", "resources"}:  # the user's own words; empty or partly given
+            assert one.keys() <= known
+            return
+        assert one.keys() == known, path
+        for name, value in one.items():
+            if isinstance(value, dict) and "properties" in form["properties"][name]:
+                compare(value, form["properties"][name], f"{path}.{name}".lstrip("."))
+
+    compare(values, document, "")
+
+
+def test_the_defaults_of_the_chart_are_those_of_the_program() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    fields = Settings.model_fields
+    for name, wire in {
+        "profile": "profile",
+        "mode": "mode",
+        "trustDomain": "trust_domain",
+        "backend": "backend",
+    }.items():
+        assert values["settings"][name] == fields[wire].default
+    assert values["settings"]["certificateSeconds"] == fields["certificate_seconds"].default
+    assert values["xds"]["tokenAudience"] == fields["token_audience"].default
+
+
+# -------------------------------------------------------------------------------------------------------- metadata
+def test_the_chart_has_the_version_of_the_program() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["apiVersion"], chart["appVersion"]) == ("v2", __version__)
+
+
+def test_the_annotations_of_the_chart_are_true() -> None:
+    notes = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+    listed = {(item["name"], item["kind"], item["version"]) for item in yaml.safe_load(notes["artifacthub.io/crds"])}
+    ours = {(crds.name_of(crd), crd["spec"]["names"]["kind"], crds.STORED) for crd in crds.definitions()}
+    assert listed == ours
+    for example in yaml.safe_load(notes["artifacthub.io/crdsExamples"]):
+        assert schema.problems(example) == ()
+    assert yaml.safe_load(notes["artifacthub.io/changes"])
+
+
+def test_long_names_stay_within_the_limits() -> None:
+    for item in render(release="a-release-with-quite-a-long-name-of-fifty-characters"):
+        assert len(item["metadata"]["name"]) <= 63 or item["kind"] == "CustomResourceDefinition"
+
+
+def test_the_package_holds_what_is_needed(tmp_path: Path) -> None:
+    done = helm("package", str(CHART), "--destination", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.glob("*.tgz")
+    shown = helm("show", "values", str(package))
+    assert shown.stdout.strip() == (CHART / "values.yaml").read_text().strip()
+    again = helm("template", "smi-adapter", str(package))
+    assert again.stdout.count("kind: CustomResourceDefinition") == len(crds.definitions())

@@ -1,0 +1,104 @@
+"""The command line itself: what it imports, how it answers, what it completes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from smi_adapter.cli import _ABOUT, _COMMANDS, completion, main, output, run
+from smi_adapter.cli.cluster import _seconds
+from smi_adapter.cli.show import age
+
+ROOT = Path(__file__).parents[3]
+HEAVY = ("kubernetes_asyncio", "aiohttp", "grpc", "rich", "google.protobuf", "cryptography", "jsonschema")
+
+
+@pytest.mark.parametrize("command", ["", *(name for name in _COMMANDS if name not in {"demo", "run"})])
+def test_a_command_is_there_without_heavy_imports(command: str) -> None:
+    """The Kubernetes client alone takes 0.8 s: help and completion must not wait for it."""
+    script = "import sys; from smi_adapter.cli import run; code = run(sys.argv[1:]); print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.splitlines()[-1]
+    assert "Usage:" in done.stdout
+    assert not [name for name in HEAVY if f"'{name}'" in loaded]
+
+
+def test_every_command_is_described() -> None:
+    assert _ABOUT.keys() == _COMMANDS.keys()
+
+
+def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["no-such-command"]) == 2
+    assert run(["get"]) == 2
+    assert run(["analyze", "--use-kube=false"]) == 2
+    assert "Error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shell == "bash":
+        monkeypatch.setattr("click.shell_completion.BashComplete._check_version", staticmethod(lambda: None))
+    done = CliRunner().invoke(main, ["completion", shell])
+    assert "_SMI_ADAPTER_COMPLETE" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "directive"),
+    [
+        (["an"], "analyze", ":4"),
+        (["get", "--all"], "--all-namespaces", ":4"),
+        (["completion", ""], "bash", ":4"),
+        (["analyze", "-f", ""], "", ":0"),
+        (["nothing", "here", ""], "", ":4"),
+        ([], "", ":4"),
+    ],
+)
+def test_kubectl_is_told_how_a_word_goes_on(
+    words: list[str], shown: str, directive: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kubectl_complete-traffic", *words])
+    completion.kubectl_complete()
+    *found, last = capsys.readouterr().out.splitlines()
+    assert last == directive
+    assert not shown or any(line.split("\t")[0] == shown for line in found)
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("{.spec.service}", "web"),
+        ("{.spec.backends[*].weight}", "1 2"),
+        ("{.spec.backends[1].service}", "b"),
+        ("{.metadata.labels['a.b']}={.missing}", "yes="),
+        ('{.spec.service}{"\\n"}', "web\n"),
+    ],
+)
+def test_jsonpath_fills_in_a_template(template: str, shown: str) -> None:
+    backends = [{"service": "a", "weight": 1}, {"service": "b", "weight": 2}]
+    raw = {"metadata": {"labels": {"a.b": "yes"}}, "spec": {"service": "web", "backends": backends}}
+    assert output.jsonpath(template)(raw) == shown
+
+
+@pytest.mark.parametrize("template", ["{range .items[*]}", "{.a[?(@.b)]}", "{}"])
+def test_jsonpath_refuses_what_it_does_not_know(template: str) -> None:
+    with pytest.raises(click.UsageError):
+        output.jsonpath(template)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5s", 5.0), ("2m", 120.0), ("0", 0.0), ("1.5", 1.5), ("300ms", 0.3)])
+def test_durations_are_kubectl_s(text: str, seconds: float) -> None:
+    assert _seconds(text) == pytest.approx(seconds)
+    with pytest.raises(ValueError):
+        _seconds(f"{text}x")
+
+
+def test_ages_are_kubectl_s() -> None:
+    assert age("not a time") == ""
+    assert age("2020-01-01T00:00:00Z").endswith("d")
