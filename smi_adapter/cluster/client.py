@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import time
+import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,6 +250,7 @@ class _Login:
                     await self._renew(force)
             except Exception as error:  # whatever a login program and the library's reading of it may do
                 self._renewed = time.monotonic()
+                await _end_program(error)
                 reason = f"it took more than {LOGIN:.0f} s" if isinstance(error, TimeoutError) else str(error)
                 if self.api is None or force:
                     raise Unreachable(f"the login failed: {reason}") from error
@@ -381,6 +383,17 @@ def _error(status: int, reason: str, headers: Mapping[str, str], content: bytes)
     with contextlib.suppress(KeyError, ValueError):
         wait = float(headers["Retry-After"])
     return ApiError(status, said.reason or reason, said.message, wait)
+
+
+async def _end_program(error: BaseException) -> None:
+    """End the login program that took too long; the library forgets it, but the frames of the error still hold it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        program = frame.f_locals.get("proc")
+        if isinstance(program, asyncio.subprocess.Process) and program.returncode is None:
+            program.kill()
+            await program.communicate()
 
 
 def _must_exist(paths: str) -> None:

@@ -31,6 +31,8 @@ BIG_PAGE = 8 * 1024 * 1024
 """Bytes of a page after which the next one is asked for with half as many objects."""
 SILENCE = 75.0
 """Seconds after which a silent watch is dead; bookmarks come each minute."""
+HALT = 5.0
+"""Seconds for which a streaming list may pause before pages are asked for instead."""
 LIST_TIMEOUT = 60.0
 """Seconds for one page."""
 _INLINE = 128 * 1024
@@ -148,6 +150,8 @@ class Reflector:
         self.streams += 1
         try:
             await self._watch(stream)
+        except TimeoutError as error:
+            raise GoneError(f"the streaming list said nothing for {HALT:.0f} s") from error
         except LineTooLong as error:
             raise GoneError(str(error)) from error
         except ApiError as error:
@@ -163,18 +167,34 @@ class Reflector:
             raise GoneError("the streaming list ended early")
 
     async def _watch(self, stream: _Stream) -> None:
-        def opened() -> None:
-            stream.opened = self.seen = self._clock()
-            if self._version:
-                self.trouble = None
-
+        """Take events until the stream ends; a streaming list that comes to a halt is given up soon."""
         path, query = self.resource.path(self.namespace), self._query()
-        async with contextlib.aclosing(self._transport.watch(path, query, self._silence, opened)) as lines:
-            async for line in lines:
-                event = await self._off_loop(self.projection.event, line)
-                self.seen = self._clock()
-                self._take(event, stream)
-                self._backoff.succeeded()
+        async with asyncio.timeout(None) as limit:
+
+            def opened() -> None:
+                stream.opened = self.seen = self._clock()
+                self._bound(limit, stream)
+                if self._version:
+                    self.trouble = None
+
+            async with contextlib.aclosing(self._transport.watch(path, query, self._silence, opened)) as lines:
+                async for line in lines:
+                    event = await self._off_loop(self.projection.event, line)
+                    self.seen = self._clock()
+                    self._take(event, stream)
+                    self._backoff.succeeded()
+                    self._bound(limit, stream)
+
+    @staticmethod
+    def _bound(limit: asyncio.Timeout, stream: _Stream) -> None:
+        """Give a streaming list some time for its next event; a watch is bounded by its silence alone.
+
+        A server that has just started may let a streaming list wait for its cache; pages come from its storage.
+        """
+        if stream.listing is not None:
+            limit.reschedule(asyncio.get_running_loop().time() + HALT)
+        elif limit.when() is not None:
+            limit.reschedule(None)
 
     def _ended(self, stream: _Stream) -> None:
         """Decide how to go on: by pages if a streaming list failed; by a list if the stream said nothing at all.

@@ -165,6 +165,8 @@ class FakeApi:
             if initial:
                 for item in list(self.objects.values()):
                     yield _line("ADDED", item)
+                if self.streaming == "halting":
+                    await asyncio.sleep(3600)
                 annotations = {} if self.streaming == "ignored" else {"k8s.io/initial-events-end": "true"}
                 yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(start), "annotations": annotations}})
             async for line in self._events(stream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -177,10 +178,14 @@ async def test_a_token_that_is_refused_makes_a_new_login(tmp_path: Path, monkeyp
 
 
 async def test_a_login_program_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOGIN", 0.5)
-    user = login_program(tmp_path, "import time; time.sleep(30)")
+    monkeypatch.setattr(module, "LOGIN", 3.0)
+    body = "import os, pathlib, time; pathlib.Path(__file__ + '.pid').write_text(str(os.getpid())); time.sleep(60)"
+    user = login_program(tmp_path, body)
     with pytest.raises(Unreachable, match="login"):
         await Client.connect(kubeconfig(tmp_path, "http://127.0.0.1:1", user))
+    pid = int((tmp_path / "login.pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 async def test_a_token_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

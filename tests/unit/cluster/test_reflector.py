@@ -74,6 +74,16 @@ async def test_a_refused_streaming_list_falls_back_to_pages_for_good(streaming: 
         assert [query["limit"] for _, query in server.requests] == ["500"] * 6
 
 
+async def test_a_streaming_list_that_halts_is_made_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smi_adapter.cluster.reflector.HALT", 0.1)
+    server = api(streaming="halting")
+    async with following(server) as run:
+        async with asyncio.timeout(10):
+            await run.reflector.synced.wait()
+        assert len(run.reflector.store) == 5
+        assert [query.get("limit") for path, query in server.requests if path != "/readyz"] == ["500"]
+
+
 async def test_the_first_list_names_no_resource_version() -> None:
     server = api(page=2)
     async with following(server) as run:
