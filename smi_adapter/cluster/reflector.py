@@ -31,7 +31,7 @@ BIG_PAGE = 8 * 1024 * 1024
 """Bytes of a page after which the next one is asked for with half as many objects."""
 SILENCE = 75.0
 """Seconds after which a silent watch is dead; bookmarks come each minute."""
-HALT = 5.0
+HALT = 2.0
 """Seconds for which a streaming list may pause before pages are asked for instead."""
 LIST_TIMEOUT = 60.0
 """Seconds for one page."""
@@ -142,8 +142,13 @@ class Reflector:
         return PAUSE
 
     async def _follow(self) -> None:
-        """List if need be, then take events until the stream ends."""
-        self._streaming = not self._version and self._may_stream and self._stream_next
+        """List if need be, then take events until the stream ends.
+
+        Only the first list is a streaming one: after a restart of the API server its caches may need many seconds, and
+        whoever lost the thread has to know within five what was deleted (F6). Pages come from the storage itself.
+        """
+        first = not self._version and not self.synced.is_set()
+        self._streaming = first and self._may_stream and self._stream_next
         if not self._version and not self._streaming:
             await self._list()
         stream = _Stream({} if self._streaming else None)
