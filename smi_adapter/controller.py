@@ -110,7 +110,7 @@ class Controller:
         me = socket.gethostname()
         holder = f"{me}_{secrets.token_hex(4)}"
         self._lease = Lease(client, client.namespace, settings.lease, holder)
-        self._reporting = Reporting(client, settings.backend, me, self._lease.left)
+        self._reporting = Reporting(client, settings.backend, me, self._lease.left, namespaces=settings.namespaces)
         applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
         self._applier, self._manifests = applier, ManifestDelivery(applier)
         self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
