@@ -56,6 +56,23 @@ Stream: TypeAlias = Reflector | NamespacePoll
 _Place: TypeAlias = tuple[str, str, str]
 
 
+class _Manifests(Mapping[Ref, RawObject | None]):
+    """A batch. Manifests are made when they are looked at: those of a first sync would be a peak that stays."""
+
+    def __init__(self, found: Mapping[Ref, tuple[Stream, Kept] | None]) -> None:
+        self._found = found
+
+    def __getitem__(self, ref: Ref) -> RawObject | None:
+        found = self._found[ref]
+        return found and found[0].projection.raw(found[1])
+
+    def __iter__(self) -> Iterator[Ref]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 class ClusterSource:
     """Follows one API server; implements `sources.Source`.
 
@@ -199,11 +216,11 @@ class ClusterSource:
     def _wake_up(self, _task: object = None) -> None:
         self._wake.set()
 
-    def _batch(self) -> dict[Ref, RawObject | None]:
+    def _batch(self) -> Batch:
         pending, self._pending = self._pending, {}
         if self._selected is not None:
             pending = self._selected_only(pending, self._selected)
-        return {ref: found and found[0].projection.raw(found[1]) for ref, found in pending.items()}
+        return _Manifests(pending)
 
     def _selected_only(
         self, pending: dict[Ref, tuple[Stream, Kept] | None], before: set[str]
