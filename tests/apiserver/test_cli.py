@@ -408,6 +408,28 @@ def test_uninstall_sets_our_conversion_back_and_leaves_everything_else(
     assert cli("get", "splits", "-n", shop, "-o", "name").stdout
 
 
+def test_uninstall_needs_no_more_rights_than_a_hook_has(shop: str, with_crds: ControlPlane, cli: Cli) -> None:
+    """Reading and patching the CRDs by name; whatever else it would like to tell, it does without."""
+    names = [f"--resource-name={crds.name_of(one)}" for one in crds.definitions()]
+    what = "--resource=customresourcedefinitions.apiextensions.k8s.io"
+    with_crds.kubectl("create", "clusterrole", "hook", "--verb=get,patch", what, *names)
+    with_crds.kubectl("create", "clusterrolebinding", "hook", "--clusterrole=hook", "--user=hook")
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/tcproutes.specs.smi-spec.io"
+    client = {"service": {"namespace": "default", "name": "smi-adapter-webhooks", "path": "/convert"}}
+    with_crds.request("PATCH", path, {"spec": {"conversion": configuration.conversion(client)}}, MERGE)
+    done = cli("uninstall", "--yes", kubeconfig=with_crds.user("hook"))
+    assert done.returncode == 0, done.stderr
+    assert with_crds.get(path)["spec"]["conversion"]["strategy"] == "None"
+
+
+def test_uninstall_leaves_the_conversion_of_others_alone(shop: str, with_crds: ControlPlane, cli: Cli) -> None:
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/tcproutes.specs.smi-spec.io"
+    theirs = {"service": {"namespace": "elsewhere", "name": "gone", "path": "/their-own"}}
+    with_crds.request("PATCH", path, {"spec": {"conversion": configuration.conversion(theirs)}}, MERGE)
+    assert "tcproutes" not in cli("uninstall", "--dry-run").stdout.partition("stays")[0]
+    with_crds.request("PATCH", path, {"spec": {"conversion": {"strategy": "None", "webhook": None}}}, MERGE)
+
+
 def test_a_bug_report_has_everything_but_secrets(shop: str, with_crds: ControlPlane, cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "report.zip"
     done = cli("bug-report", "-o", str(file))
