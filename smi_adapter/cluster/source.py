@@ -133,6 +133,20 @@ class ClusterSource:
         times = [stream.last_event for stream in self._of(kind) if stream.last_event is not None]
         return time.monotonic() - max(times) if times else None
 
+    def event_ages(self) -> Mapping[str, float]:
+        """Return the same for every kind of which a change came."""
+        kinds = {stream.resource.kind for stream in self._streams.values()}
+        return {kind: age for kind in kinds if (age := self.last_event_age(kind)) is not None}
+
+    def relists(self) -> Mapping[tuple[str, str], int]:
+        """Return how often each kind had to be listed again, by (kind, `list`)."""
+        counts: dict[tuple[str, str], int] = {}
+        for stream in self._streams.values():
+            if isinstance(stream, Reflector):
+                place = (stream.resource.kind, "list")
+                counts[place] = counts.get(place, 0) + max(0, stream.lists - 1)
+        return counts
+
     def stream_ages(self) -> Mapping[str, float]:
         """Return the age of each kind's stream, in seconds."""
         ages: dict[str, float] = {}
