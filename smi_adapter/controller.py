@@ -74,6 +74,14 @@ class ClusterView(Source, Protocol):
         """Return the seconds since the cache was last known to be current."""
         ...
 
+    def event_ages(self) -> Mapping[str, float]:
+        """Return how long ago the last change of each kind came, in seconds."""
+        ...
+
+    def relists(self) -> Mapping[tuple[str, str], int]:
+        """Return how often each kind had to be listed again, by (kind, why)."""
+        ...
+
     def manifest(self, ref: Ref) -> RawObject | None:
         """Return an object with what tells one state of it from another: `uid`, `resourceVersion`, `status`."""
         ...
@@ -403,6 +411,8 @@ class Controller:
         return Reading(
             config_age=time.monotonic() - self._changed_at,
             cache_age=self._source.cache_age(),
+            event_ages=self._source.event_ages(),
+            restarts=self._source.relists(),
             findings=Counter(item.code for item in self._said),
             proxies={
                 "in_sync": sum(proxy.in_sync for proxy in proxies),
