@@ -19,7 +19,7 @@ BIN := .venv/bin
 STAMP := .venv/installed-$(shell cat requirements/dev.lock pyproject.toml tools/make-venv | cksum | tr -s ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-apiserver tools lint format conformance bench lock clean
+.PHONY: help demo test test-apiserver test-mutants tools lint format conformance bench lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ conformance: $(STAMP) ## the conformance suite on real Envoys; writes conformanc
 		--expect-readings tests/conformance/readings-spec.yaml --expect-failures tests/conformance/known-failures.yaml \
 		--report conformance/reports/smi-adapter/report.yaml --html conformance/reports/smi-adapter/report.html \
 		--junit conformance/reports/smi-adapter/junit.xml $(ARGS)
+
+test-mutants: $(STAMP) ## broken variants of the adapter that the conformance suite must find (ARGS: passed to pytest)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist load $(or $(ARGS),tests/conformance tests/mutants)
 
 bench: $(STAMP) ## the benchmarks with their controls (ARGS="--quick --json")
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks import convergence, failures, fanout, footprint, mesh_size, report, revocation
+from benchmarks import convergence, failures, fanout, footprint, mesh_size, pod_list, report, revocation
 from benchmarks.bars import Bar
 from benchmarks.bars import report as as_json
 from benchmarks.bench import Bench, Plan
 
-ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "P9", "P10", "P11", "P12", "P13", "P14", "K1", "K2", "K3")
+ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "P10", "P11", "P12", "P13", "P14", "K1", "K2", "K3")
 
 
 def main() -> int:
@@ -62,6 +62,7 @@ def measure(plan: Plan, wanted: frozenset[str]) -> tuple[list[Bar], dict[str, st
             ({"P3", "P5", "P13", "P14", "P11"}, mesh_size.run),
             ({"P4"}, lambda bench, _: fanout.run(bench)),
             ({"P6"}, lambda bench, _: footprint.run(bench)),
+            ({"P8"}, lambda bench, _: pod_list.run(bench)),
             ({"P10"}, lambda bench, _: revocation.run(bench)),
             ({"K1", "K2", "K3"}, _cluster),
         ):

@@ -7,6 +7,7 @@ process watches the same object and does nothing else: what the controller, gRPC
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,7 +28,8 @@ TIMER: Final = 0.1
 GUARD_MS: Final = 10.0
 READY: Final = 60.0
 
-SERVICES, PODS, SPLITS = 1000, 5000, 1000
+SERVICES, PODS, SPLITS = 1000, 5000, 500
+"""500 Services are roots of a TrafficSplit; an HTTPRouteGroup for each of the others makes 1,000 SMI objects."""
 MEMORY_MB, START_SECONDS = 150.0, 5.0
 
 
@@ -158,29 +160,42 @@ def _delays(sent: list[tuple[int, str]], returned: list[int], watch: list[Any], 
 
 # ----------------------------------------------------------------------------------------------------- footprint
 def _footprint(bench: Bench, plane: ControlPlane) -> Bar:
-    bench.say(f"K3: {SERVICES} Services, {PODS} Pods, {SPLITS} TrafficSplits on a real API server")
+    bench.say(f"K3: {SERVICES} Services, {PODS} Pods, {SERVICES} SMI objects on a real API server")
     install_crds(plane)
     namespace = plane.new_namespace()
     asyncio.run(_fill(plane.kubeconfig, namespace))
     bench.say("K3: starting the controller")
     host, kubeconfig = plane.addresses.next(), str(plane.kubeconfig)
     settings = {"xds_address": f"{host}:18000", "health_address": f"{host}:8080", "log_level": "error"}
-    with Child("replica", {"kubeconfig": kubeconfig, "settings": settings}) as replica:
+    os.environ |= {"KUBERNETES_SERVICE_HOST": plane.host, "KUBERNETES_SERVICE_PORT": "6443"}
+    with Child("replica", {"account": str(_account(plane, bench)), "settings": settings}) as replica:
         start = replica.ask("ready", seconds=120.0)["seconds"]
         time.sleep(2.0)
         memory = replica.ask("memory")
+        bench.say(f"K3: {memory}")
     with Child("typed", {"kubeconfig": kubeconfig}) as typed:
         theirs = typed.ask("list")
     control = "control: the library's typed models of the same objects, without anything made of them"
     return Bar(
         "K3",
-        f"controller beside {SERVICES} Services, {PODS} Pods and {SPLITS} SMI objects",
+        f"controller beside {SERVICES} Services, {PODS} Pods and {SERVICES} SMI objects",
         (
             Part("memory", memory["bytes"] / 1e6, MEMORY_MB, theirs["bytes"] / 1e6, "MB"),
             Part("start to ready", start, START_SECONDS, theirs["seconds"], "s"),
         ),
         f"resident memory 2 s after it was ready; {control}",
     )
+
+
+def _account(plane: ControlPlane, bench: Bench) -> Path:
+    """Return a folder as a pod has it: with the token of a ServiceAccount that may do everything."""
+    plane.kubectl("create", "clusterrolebinding", "all", "--clusterrole=cluster-admin", "--serviceaccount=default:all")
+    plane.request("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "all"}})
+    folder = _folder(bench, "account")
+    (folder / "token").write_text(plane.service_account_token("default", "all"))
+    (folder / "ca.crt").write_bytes(plane.ca.read_bytes())
+    (folder / "namespace").write_text("default")
+    return folder
 
 
 async def _fill(kubeconfig: Path, namespace: str) -> None:
@@ -222,14 +237,13 @@ async def _fill(kubeconfig: Path, namespace: str) -> None:
         }
         await post(f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", body)
         if number < SPLITS:
-            backends = [{"service": f"service-{(number + more) % SERVICES}", "weight": more} for more in (1, 2)]
-            split = {
-                "apiVersion": "split.smi-spec.io/v1alpha4",
-                "kind": "TrafficSplit",
-                "metadata": {"name": name},
-                "spec": {"service": name, "backends": backends},
-            }
-            await post(f"/apis/split.smi-spec.io/v1alpha4/namespaces/{namespace}/trafficsplits", split)
+            backends = [{"service": f"service-{SPLITS + (number + more) % SPLITS}", "weight": more} for more in (1, 2)]
+            spec = {"service": name, "backends": backends}
+            await post(f"/apis/split.smi-spec.io/v1alpha4/namespaces/{namespace}/trafficsplits", _smi(name, spec))
+        else:
+            match = {"name": "all", "pathRegex": f"/{name}/.*", "methods": ["GET"]}
+            path = f"/apis/specs.smi-spec.io/v1alpha4/namespaces/{namespace}/httproutegroups"
+            await post(path, _smi(name, {"matches": [match]}))
 
     try:
         for make, count in ((service, SERVICES), (pod, PODS)):
@@ -237,6 +251,12 @@ async def _fill(kubeconfig: Path, namespace: str) -> None:
                 await asyncio.gather(*(make(number) for number in range(begin, min(count, begin + 500))))
     finally:
         await client.close()
+
+
+def _smi(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    kind = ("TrafficSplit", "split") if "service" in spec else ("HTTPRouteGroup", "specs")
+    version = f"{kind[1]}.smi-spec.io/v1alpha4"
+    return {"apiVersion": version, "kind": kind[0], "metadata": {"name": name}, "spec": spec}
 
 
 _READY: Final = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
@@ -255,8 +275,16 @@ def _pod(number: int, service: int) -> dict[str, Any]:
         "volumeMounts": [{"name": f"v{index}", "mountPath": f"/data/{index}"} for index in range(5)],
     }
     volumes = [{"name": f"v{index}", "emptyDir": {}} for index in range(5)]
+    owner = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "name": f"service-{service}-5f8c7d9b6",
+        "uid": f"00000000-0000-0000-0000-{service:012}",
+        "controller": True,
+    }
     metadata = {
         "name": f"pod-{number}",
+        "ownerReferences": [owner],
         "labels": {"app": f"service-{service}", "pod-template-hash": "5f8c7d9b6", "team": "shop"},
         "annotations": {"example.com/checksum": "0" * 64},
     }

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.channel import Message, arguments, serve
 from benchmarks.memory import resident
+from smi_adapter.cluster import client as client_module
 from smi_adapter.cluster.client import Client
 from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.controller import Controller
@@ -48,8 +50,11 @@ async def main() -> None:
     """Start the controller; answer `ready` (how long that took) and `memory`."""
     given = arguments()
     began = time.monotonic()
+    imported = resident()
     settings = Settings.model_validate(given["settings"])
-    client = await Client.connect(given["kubeconfig"])
+    if given.get("account"):  # as in a pod
+        client_module.SERVICE_ACCOUNT = Path(given["account"])
+    client = await Client.connect(given.get("kubeconfig"))
     source: ClusterSource = ClusterSource(client)
     if given.get("timer"):
         source = _Timed(client)
@@ -64,7 +69,7 @@ async def main() -> None:
         return {"seconds": time.monotonic() - began}
 
     async def memory() -> Message:
-        return {"bytes": resident(), "findings": len(controller.findings())}
+        return {"bytes": resident(), "imported": imported, "findings": len(controller.findings())}
 
     async def bundle() -> Message:
         return {"pem": controller.bundle.decode()}

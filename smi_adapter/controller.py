@@ -20,9 +20,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from aiohttp import web
+
 from smi_adapter import __version__, app, decode
-from smi_adapter.backends import Resource, XdsConfig
+from smi_adapter.backends import Manifests, Resource, XdsConfig
 from smi_adapter.backends.envoy import secrets as envoy_secrets
+from smi_adapter.cluster import replicas
+from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease
@@ -31,11 +35,13 @@ from smi_adapter.cluster.residents import Residents
 from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
 from smi_adapter.decode import RawObject
+from smi_adapter.delivery.manifests import ManifestDelivery
 from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
 from smi_adapter.delivery.xds.types import short
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity import Authority, Caller, Issuer
 from smi_adapter.mesh import AccessMode, Key
+from smi_adapter.report import SMI_GROUPS
 from smi_adapter.settings import Settings, host_and_port
 from smi_adapter.sources import Batch, Source
 from smi_adapter.telemetry import Health, HealthServer, Metrics, Reading
@@ -102,10 +108,14 @@ class Controller:
         self._reviewer = TokenReviewer(client, self.residents, options)
         self.server = AdsServer(self._secrets, on_ack=self._answered)
         me = socket.gethostname()
-        self._lease = Lease(client, client.namespace, settings.lease, f"{me}_{secrets.token_hex(4)}")
+        holder = f"{me}_{secrets.token_hex(4)}"
+        self._lease = Lease(client, client.namespace, settings.lease, holder)
         self._reporting = Reporting(client, settings.backend, me, self._lease.left)
+        applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
+        self._applier, self._manifests = applier, ManifestDelivery(applier)
+        self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
         self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
-        self._health = HealthServer(self.health, self.metrics.registry)
+        self._health = HealthServer(self.health, self.metrics.registry, [web.post(replicas.PATH, self._hear)])
         self._alerts: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._changed_at = time.monotonic()
@@ -124,6 +134,7 @@ class Controller:
         """Run until the block ends, or until a core task does: then the block is cancelled and the error comes out."""
         try:
             health = await self._health.start(*host_and_port(self._settings.health_address))
+            self._lease.address = _reached_at(self._settings.health_address, health)
             self._take_authority(await self._load_authority())
             door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.plausible)
             xds = await self.server.start(*host_and_port(self._settings.xds_address), self._tls, door)
@@ -156,6 +167,7 @@ class Controller:
             "say": self._say(),
             "report": self._reporting.look(self._now),
             "lead": self._lead(),
+            "tell-leader": self._tell_leader(),
             "keep-authority": self._keep_authority(),
             "keep-signing-keys": self._keep_signing_keys(),
             **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
@@ -209,10 +221,13 @@ class Controller:
         if compiled is None:
             return
         self.residents.settle(compiled.translation.mesh, compiled.translation.workloads)
-        if isinstance(compiled.rendered, XdsConfig):
-            generation = self.server.publish(compiled.rendered)
-            told = {ref: raw and (self._source.manifest(ref) or raw) for ref, raw in batch.items()}
-            self._reporting.published(told, compiled.snapshot, compiled.translation, generation)
+        generation = self.server.publish(compiled.rendered) if isinstance(compiled.rendered, XdsConfig) else 0
+        told = {
+            ref: raw and (self._source.manifest(ref) or raw) for ref, raw in batch.items() if ref.group in SMI_GROUPS
+        }
+        if isinstance(compiled.rendered, Manifests):
+            generation = self._manifests.publish(compiled.rendered, told)
+        self._reporting.published(told, compiled.snapshot, compiled.translation, generation)
         self._changed_at = time.monotonic()
 
     def _answered(self, _workload: Key, answer: Answer) -> None:
@@ -227,7 +242,12 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lease.run())
             await self._lease.acquired.wait()
+            tasks.create_task(self._applier.run())
             await self._reporting.write()
+
+    async def _tell_leader(self) -> None:
+        """Tell whoever leads what the proxies of this replica have acknowledged."""
+        await self._replicas.tell(lambda: self._lease.leader_address, lambda: self._reporting.reporter.tally)
 
     async def _lease_released(self, started: list[asyncio.Task[None]]) -> None:
         """Give the Lease up once nothing writes any more, so that another replica goes on at once."""
@@ -236,7 +256,18 @@ class Controller:
 
     def _now(self) -> Now:
         """Return what is true of the objects at present."""
-        return Now(self._notes(), self.server.acknowledged())
+        compiled = self.compiled
+        if compiled is None:
+            return Now(self._loose(), {})
+        findings = (*self._loose(), *compiled.loose())
+        if isinstance(compiled.rendered, Manifests):
+            return Now(findings, self._manifests.acknowledged(), tables=compiled.tables())
+        return Now(findings, self.server.acknowledged(), self._replicas.tallies(), compiled.tables())
+
+    async def _hear(self, request: web.Request) -> web.Response:
+        """Take what another replica's proxies have acknowledged."""
+        heard = self._replicas.hear(await request.read(), request.headers.get(replicas.SIGNATURE, ""))
+        return web.Response(status=204 if heard else 403)
 
     # ------------------------------------------------------------------------------------------------ identities
 
@@ -258,6 +289,7 @@ class Controller:
         names = (f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}")
         life = float(self._settings.certificate_seconds)
         self._authority = authority
+        self._replicas.key = authority.shared_key("replicas")
         self._issuer = Issuer(authority, life)
         self._server_issuer = Issuer(authority, life, names)
         options = app.options_of(self._settings, authority.bundle)
@@ -328,11 +360,14 @@ class Controller:
 
     def _notes(self) -> tuple[Finding, ...]:
         """Return the same in no order, and cheaply."""
-        compiled = self.compiled.notes() if self.compiled else ()
+        return (*(self.compiled.notes() if self.compiled else ()), *self._loose())
+
+    def _loose(self) -> tuple[Finding, ...]:
+        """Return what does not come from the compiler's stages."""
         culprits = tuple(self._compiler.culprits.values()) if self.compiled else ()
         hooks = self._webhooks.problems() if self._webhooks else ()
         own = (*self._source.findings(), *self.server.findings(), *self._reporting.findings(), *hooks)
-        return (*compiled, *culprits, *own)
+        return (*culprits, *own, *self._manifests.findings())
 
     async def _say(self) -> None:
         """Log each finding once when it appears, and once when it is gone; never in the way of a push."""
@@ -392,6 +427,15 @@ def _webhooks(settings: Settings, client: Client, judge: Judge, leads: Callable[
         settings.webhook_names,
     )
     return Webhooks(client, options, judge, leads)
+
+
+def _reached_at(address: str, port: int) -> str:
+    """Return the URL under which the other replicas reach the health port; a pod's name resolves to its address."""
+    host = host_and_port(address)[0]
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        with contextlib.suppress(OSError):
+            host = socket.gethostbyname(socket.gethostname())
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class CannotStartError(Exception):

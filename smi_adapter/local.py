@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 _AUTHORITY_LIFE = 10 * 365 * 86_400.0
 _REPORT = 0.1
 """Seconds between two looks at what proxies have acknowledged."""
+_LOOK = 0.5
+"""Seconds between two looks at the findings for what came without a batch: of processes and proxies."""
 _REMEMBER = 2.0
 """Seconds between two writes of what the API remembers for the next run."""
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
@@ -107,6 +109,7 @@ class LocalMesh:
         self._api = ApiServer(self._store, FileShelf(self.source)) if options.api else None
         self._reporting = Reporting(self._store, options.settings.backend)
         self._generation = 0
+        self._unreported = asyncio.Event()
         bundle = self._authority.bundle
         self._compiler = app.Compiler(app.backend_of(options.settings), app.options_of(options.settings, bundle))
 
@@ -153,12 +156,13 @@ class LocalMesh:
             self._take(batch)
             await asyncio.sleep(0)  # the streams write before anything else is done with the batch
             self.runtime.apply(batch)
-            self._say()
             if self._api and self.compiled is not None:
                 self._store.take(batch)
+                await asyncio.sleep(0)  # whoever waits for this batch is answered before anything is said about it
                 compiled = self.compiled
                 self._reporting.take(batch, compiled.snapshot, compiled.translation.mesh, self._generation)
-                self._reporting.tell(self.findings(), self.server.acknowledged())
+                self._unreported.set()
+            self._say()
             if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
                 gc.collect()
                 gc.freeze()
@@ -181,9 +185,18 @@ class LocalMesh:
 
     async def _report(self) -> None:
         """Keep the statuses and Events that the API serves up to date."""
+        acknowledged, at = self.server.acknowledged(), 0.0
         while self._api:
-            await asyncio.sleep(_REPORT)
-            self._reporting.tell(self.findings(), self.server.acknowledged())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT):
+                    await self._unreported.wait()
+            before, acknowledged = acknowledged, self.server.acknowledged()
+            begun = time.monotonic()
+            if self._unreported.is_set() or before != acknowledged or begun >= at:
+                self._unreported.clear()
+                self._reporting.tell(self.findings(), acknowledged)
+                cost = time.monotonic() - begun
+                at = begun + max(_LOOK, 20 * cost)  # of very many objects less often
             self._ledger.write(self._store, every=_REMEMBER)
 
     async def _rotate(self) -> None:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 TOKEN = "x-conformance-token"  # noqa: S105 - a header's name
+PASS_ON = "x-conformance-pass-on"  # noqa: S105
+"""A header: whoever receives the request sends it on to this host:port, and answers what comes back from there."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -222,6 +224,7 @@ class HttpServer(asyncio.Protocol):
         self._wanted = 0
         self._two = False
         self._hpack = Hpack()
+        self._passing: set[asyncio.Task[None]] = set()
         self._open: dict[int, list[tuple[str, str]]] = {}
         self._transport: asyncio.Transport
 
@@ -258,11 +261,31 @@ class HttpServer(asyncio.Protocol):
         method, path, _ = (lines[0] + "  ").split(" ", 2)
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         self._wanted = int(headers.get("content-length", "0") or 0)
+        if to := headers.get(PASS_ON, ""):
+            task = asyncio.get_running_loop().create_task(self._pass_on(to, path, headers.get(TOKEN, "")))
+            self._passing.add(task)
+            task.add_done_callback(self._passing.discard)
+            return False
         self._receipt(method, path, headers)
         body = self._identity.body(self._port)
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         self._transport.write(head if method == "HEAD" else head + body)
         return True
+
+    async def _pass_on(self, to: str, path: str, token: str) -> None:
+        """Be a client of another workload; one request at a time for each connection, which HTTP/1.1 clients do."""
+        host, _, port = to.rpartition(":")
+        try:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: {to}\r\n{TOKEN}: {token}\r\nconnection: close\r\n\r\n".encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            writer.close()
+            status = head.split(b" ", 2)[1]
+        except (OSError, ValueError, IndexError) as error:
+            status, body = b"502", repr(error).encode()
+        self._transport.write(b"HTTP/1.1 %s -\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body)
+        while self._one():
+            pass
 
     def _receipt(self, method: str, path: str, headers: dict[str, str]) -> None:
         self._identity.receipt(headers.get(TOKEN, ""), self._port, "http", method=method, path=path)

@@ -48,6 +48,16 @@ class Recorder:
     async def stop(self) -> None:
         """Do nothing."""
 
+    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+        """Leave nothing."""
+        del namespaces
+        return []
+
+    async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
+        """Return a name."""
+        del client
+        return service, port
+
     async def namespace(self, name: str, *, enforced: bool) -> None:
         """Do nothing."""
 

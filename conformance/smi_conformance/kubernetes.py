@@ -344,6 +344,12 @@ class KubernetesHarness:
         self._streams[app.key] = ExecStream(socket, f"exec into {app.key}")
         return self._streams[app.key]
 
+    async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
+        """Return the name: the cluster's DNS and the mesh do the rest."""
+        del client
+        namespace, _, name = service.partition("/")
+        return str(self._target.mesh.get("hostTemplate") or "{svc}.{ns}").format(svc=name, ns=namespace), port
+
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Have the client's pod send the requests."""
         namespace, _, name = req.service.partition("/")

@@ -260,6 +260,13 @@ class LocalHarness:
         answer = await self._ask("events", object=manifest)
         return [Event(str(item["reason"]), str(item["message"])) for item in answer["events"]]
 
+    async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
+        """Ask the driver."""
+        found = await self._address(client.key, service, port)
+        if not found:
+            raise HarnessError(f"{client.key} finds no address for {service}:{port}")
+        return str(found[0][0]), int(found[0][1])
+
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Ask the driver where that client finds the Service, and send the requests there."""
         source = ""
@@ -300,8 +307,11 @@ class LocalHarness:
         return found
 
     async def hook(self, name: str) -> None:
-        """Hand the hook to the driver; a command of the target runs here."""
-        await run_hook(self._target, name)
+        """Run a command of the target; without one, the driver knows what to do."""
+        if self._target.hooks.get(name):
+            await run_hook(self._target, name)
+        else:
+            await self._ask("hook", name=name)
 
 
 def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,6 @@ CAPABILITIES = frozenset(
         "watch-fault",  # the controller's watch can be broken
         "probes",  # a kubelet probes the pods
         "egress",  # there is a host outside of the mesh
-        "ingress",  # an ingress controller that the implementation programs
         "spiffe",  # a certificate of a federated trust domain can be had
         "service-types",  # NodePort and LoadBalancer Services
         "metrics",
@@ -202,6 +201,9 @@ class Harness(Protocol):
 
     async def events(self, manifest: Manifest) -> list[Event]:
         """Return what was said about an object."""
+
+    async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
+        """Return where a program in a client's pod finds a Service (namespace/name)."""
 
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Send a request n times from a workload; tokens are `token-0`, `token-1`, ..."""

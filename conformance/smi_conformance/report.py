@@ -153,7 +153,12 @@ def _summary(core: Mapping[str, Any], extended: Mapping[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes small numbers so that YAML reads them as numbers, and quotes dates."""
+    """Writes small numbers so that YAML reads them as numbers, quotes dates, and says the same thing twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything out: no anchors."""
+        del data
+        return True
 
 
 def _float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
@@ -164,7 +169,6 @@ def _float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
 
 
 _Dumper.add_representer(float, _float)
-_Dumper.ignore_aliases = lambda _self, _data: True  # type: ignore[method-assign]
 
 
 def dump(report: Report) -> str:

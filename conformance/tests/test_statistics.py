@@ -55,3 +55,22 @@ def test_ten_points_off_are_found() -> None:
     accepted = window(2000, 0.5)
     assert outside(2000, 0.6, accepted) > 0.999
     assert outside(2000, 0.4, accepted) > 0.999
+
+
+@pytest.mark.parametrize("n", [500, 2000])
+def test_a_whole_run_fails_falsely_at_most_once_in_two_thousand(n: int) -> None:
+    """So many weights are checked if all profiles run under all versions; the worst share is taken for each."""
+    checks = 400
+    worst = max(
+        outside(n, share + off, window(n, share))
+        for share in (0.5, 2 / 3, 0.75, 0.9, 0.1)
+        for off in (-0.01, 0.0, 0.01)
+    )
+    assert worst <= 1e-6
+    assert checks * worst <= 1 / 2000
+
+
+def test_twenty_in_a_row_are_hardly_ever_half_old() -> None:
+    """If half of the proxies hold the old state, k answers are all new by chance with 2 to the power of -k."""
+    assert 0.5**3 > 0.1
+    assert 0.5**20 < 1e-6

@@ -3,7 +3,8 @@
 kubernetes-asyncio is used for what is tedious and changes (kubeconfig, exec and OIDC logins, in-cluster tokens, TLS);
 its watches, typed objects and leader election are not used, because none of them survives a silent server. Every
 request here has a connect, a read and a total timeout, and a watch is given up when it has been silent for longer than
-the server's bookmarks are apart. The library costs 0.8 s and 70 MB to import, so that happens at the first connection.
+the server's bookmarks are apart. The library costs 0.8 s and 70 MB to import, so that happens at the first connection,
+and in a pod, which has all that it needs in three files, not at all (`in_pod`).
 
 Proxies: `HTTPS_PROXY` is honoured. `NO_PROXY` takes host names and suffixes, not networks in CIDR form; in a cluster
 it has to name the API server's address itself (`KUBERNETES_SERVICE_HOST`).
@@ -40,6 +41,8 @@ RENEW = 60.0
 """Seconds after which tokens are read again."""
 RETRY_LOGIN = 5.0
 """Seconds between two new logins because of a refusal (401)."""
+FAREWELL = 0.1
+"""Seconds for the orderly end of a TLS connection."""
 LONGEST_LINE = 8 * 1024 * 1024
 """Bytes of one watch event; etcd takes objects of 1.5 MiB, so that a longer one is no event that we could use."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -260,6 +263,7 @@ class _Login:
     async def close(self) -> None:
         if self.api is not None:
             await self.api.close()
+            await asyncio.sleep(2 * FAREWELL)  # a connection that was given up is closed by the event loop, later
 
     async def _use(self, configuration: Any) -> None:
         """Make a client of the configuration unless the present one has the same certificates."""
@@ -271,6 +275,8 @@ class _Login:
             return
         configuration.connection_pool_maxsize = 0  # a watch holds its connection; there may be hundreds
         old, self.api = self.api, ApiClient(configuration)
+        # asyncio would wait 30 s for a dead server to agree to the end of a TLS connection; aiohttp has no say in that.
+        self.api.rest_client.pool_manager.connector._ssl_shutdown_timeout = FAREWELL  # noqa: SLF001
         self._made_of = made_of
         if old is not None:
             await old.close()
@@ -281,18 +287,21 @@ class _InCluster(_Login):
 
     def __init__(self) -> None:
         super().__init__()
-        self._configuration: Any = None
         with contextlib.suppress(OSError):
             self.namespace = (SERVICE_ACCOUNT / "namespace").read_text("utf-8").strip() or "default"
 
     async def _renew(self, force: bool) -> None:  # noqa: ARG002, FBT001 - the file is all there is, and is read always
-        from kubernetes_asyncio.client import Configuration  # noqa: PLC0415
-        from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader  # noqa: PLC0415
+        from smi_adapter.cluster import in_pod  # noqa: PLC0415 - the HTTP library is not needed to print a help text
 
-        self._configuration = self._configuration or Configuration()
-        files = (str(SERVICE_ACCOUNT / "token"), str(SERVICE_ACCOUNT / "ca.crt"))
-        InClusterConfigLoader(*files, try_refresh_token=False).load_and_set(self._configuration)
-        await self._use(self._configuration)
+        ca = SERVICE_ACCOUNT / "ca.crt"
+        made_of = (in_pod.server(), ca.read_bytes())
+        token = (SERVICE_ACCOUNT / "token").read_text("utf-8").strip()
+        if made_of != self._made_of:
+            old, self.api = self.api, in_pod.PodApi(made_of[0], ca)
+            self._made_of = made_of
+            if old is not None:
+                await old.close()
+        self.api.token = token
 
 
 class _Kubeconfig(_Login):
@@ -357,6 +366,8 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None
             if length > LONGEST_LINE:
                 raise LineTooLong(f"a watch event is longer than {LONGEST_LINE} bytes")
     finally:
+        if response.connection is not None and response.connection.transport is not None:
+            response.connection.transport.abort()  # nobody waits for the orderly end of a stream that is given up
         response.close()
 
 

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
+ADDRESS: Final = "smi-adapter.io/leader-address"
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -53,7 +55,10 @@ class _Seen:
 
 
 class Lease:
-    """One candidate. `holder` must be unique: the pod's name with something random."""
+    """One candidate. `holder` must be unique: the pod's name with something random.
+
+    `address`: where the others reach this one while it leads.
+    """
 
     def __init__(  # noqa: PLR0913 - what is there to choose
         self,
@@ -63,9 +68,11 @@ class Lease:
         holder: str,
         *,
         timing: Timing = Timing(),
+        address: str = "",
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self.holder = holder
+        self.address = address
         self.acquired = asyncio.Event()
         self._api = api
         self._collection = LEASES.path(namespace)
@@ -83,6 +90,14 @@ class Lease:
         if self._renewed is None:
             return 0.0
         return max(0.0, self._renewed + self._timing.renew - time.monotonic())
+
+    @property
+    def leader_address(self) -> str:
+        """Return where the leader is reached, as far as we know; "" if it is us, or nobody."""
+        if self._renewed is not None or self._spec().get("holderIdentity") in {None, "", self.holder}:
+            return ""
+        annotations = (self._object.get("metadata") or {}).get("annotations") or {}
+        return str(annotations.get(ADDRESS, ""))
 
     async def run(self) -> None:
         """Acquire the lease, however long that takes, and hold it; LeaseLostError when it is lost."""
@@ -224,13 +239,15 @@ class Lease:
 
     async def _put(self, spec: dict[str, Any], limit: float) -> None:
         async with self._lock:
-            body = {**self._object, "spec": spec}
+            metadata = dict(self._object.get("metadata") or {})
+            metadata["annotations"] = {**(metadata.get("annotations") or {}), ADDRESS: self.address}
+            body = {**self._object, "metadata": metadata, "spec": spec}
             answer = await self._api.request("PUT", self._path, body=body, timeout=max(0.1, limit))
             self._object = read(answer, dict)
 
     async def _create(self, limit: float) -> None:
         self._object = {}
-        metadata = {"name": self._name, "namespace": self._namespace}
+        metadata = {"name": self._name, "namespace": self._namespace, "annotations": {ADDRESS: self.address}}
         body = {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,

@@ -43,6 +43,7 @@ CRD_GROUP: Final = "apiextensions.k8s.io"
 
 _FRESH = 30.0
 _PAGE = 500
+_WORTH_A_LIST = 20
 _TRIES = 4
 _FORBIDDEN_PAUSE = 60.0
 
@@ -131,10 +132,12 @@ class StatusWriter:
         self._known: dict[Ref, _Known] = {}
         self._done: dict[Ref, tuple[str, ObjectStatus]] = {}
         self._refused: dict[Ref, tuple[str, int]] = {}
-        self._heap: list[tuple[float, Ref]] = []
+        self._heaps: tuple[list[tuple[float, Ref]], ...] = ([], [])  # what is wrong goes before what is right
         self._news = asyncio.Event()
         self._served: dict[tuple[str, str], _Served] = {}
         self._looking = asyncio.Lock()
+        self._learning = asyncio.Lock()
+        self._learned: set[tuple[str, str]] = set()
         self._pace = Pace()
         self._foreign: set[Ref] = set()
 
@@ -154,7 +157,7 @@ class StatusWriter:
         due = since + self._delay(report, self._known.get(ref))
         self._wanted[ref] = _Wanted(report, since, due, before.tries if before else 0)
         if before is None or due < before.due:
-            self._schedule(ref, due)
+            self._schedule(self._wanted[ref])
 
     def forget(self, ref: Ref) -> None:
         """Forget an object that is gone."""
@@ -177,15 +180,15 @@ class StatusWriter:
         edited = known is None or known.observed() != report.subject.generation
         return self._patience.edit if edited else self._patience.loss
 
-    def _schedule(self, ref: Ref, due: float) -> None:
-        heapq.heappush(self._heap, (due, ref))
+    def _schedule(self, wanted: _Wanted) -> None:
+        heap = self._heaps[0 if wanted.report.findings else 1]
+        heapq.heappush(heap, (wanted.due, wanted.report.subject.ref))
         self._news.set()
 
     # ------------------------------------------------------------------------------------------------------- writing
 
     async def run(self) -> None:
-        """Write until cancelled: first learn what lies there, then whatever is wanted and due."""
-        await self._learn()
+        """Write until cancelled whatever is wanted and due."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
                 group.create_task(self._work())
@@ -207,23 +210,30 @@ class StatusWriter:
         while True:
             self._news.clear()
             now = time.monotonic()
-            while self._heap and self._heap[0][0] <= now:
-                _, ref = heapq.heappop(self._heap)
-                wanted = self._wanted.get(ref)
-                if wanted is None:
-                    continue
-                if ref in self._busy:
-                    heapq.heappush(self._heap, (now + 0.05, ref))
-                    continue
-                if wanted.due <= now:
+            for heap in self._heaps:
+                ref = self._due(heap, now)
+                if ref is not None:
                     return ref
-                heapq.heappush(self._heap, (wanted.due, ref))
-            timeout = max(0.01, self._heap[0][0] - now) if self._heap else None
+            next_due = min((heap[0][0] for heap in self._heaps if heap), default=None)
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(None if next_due is None else max(0.01, next_due - now)):
                     await self._news.wait()
             except TimeoutError:
                 pass
+
+    def _due(self, heap: list[tuple[float, Ref]], now: float) -> Ref | None:
+        while heap and heap[0][0] <= now:
+            _, ref = heapq.heappop(heap)
+            wanted = self._wanted.get(ref)
+            if wanted is None:
+                continue
+            if ref in self._busy:
+                heapq.heappush(heap, (now + 0.05, ref))
+            elif wanted.due <= now:
+                return ref
+            else:
+                heapq.heappush(heap, (wanted.due, ref))
+        return None
 
     async def _settle(self, ref: Ref, wanted: _Wanted) -> None:
         """Write one status; what may work later is wanted again, unless something newer is by now."""
@@ -242,7 +252,7 @@ class StatusWriter:
             due = time.monotonic() + again
             tries = wanted.tries + 1
             self._wanted[ref] = _Wanted(wanted.report, wanted.since, due, tries)
-            self._schedule(ref, due)
+            self._schedule(self._wanted[ref])
 
     async def _write(self, ref: Ref, report: Report) -> float | None:
         """Write, if it differs from what lies there; return in how many seconds to try again, None if it is done."""
@@ -251,6 +261,8 @@ class StatusWriter:
             if served.versions:
                 self._foreign.add(_crd(ref))
             return None
+        if ref not in self._known:
+            await self._learn(ref.group, ref.kind, served)
         known = self._known.get(ref)
         for _ in range(_TRIES):
             if known is None or known.uid != report.subject.uid:
@@ -340,28 +352,28 @@ class StatusWriter:
             self.forget(ref)
             return None
 
-    async def _learn(self) -> None:
-        """Read all statuses once, by pages: else every object would be read by itself before its first write."""
-        for group, kind in sorted({(ref.group, ref.kind) for ref in self._wanted}):
-            try:
-                served = await self._versions(group, kind)
-                if served.with_status:
-                    await self._learn_kind(group, kind, served.versions[0])
-            except (ApiError, Unreachable) as error:
-                _log.info("the statuses of %s could not be listed, each is read by itself: %s", kind, error)
-
-    async def _learn_kind(self, group: str, kind: str, version: str) -> None:
-        path = Resource(group, version, PLURALS[kind], kind).path()
-        query = {"limit": str(_PAGE)}
-        while True:
-            page = read(await self._api.request("GET", path, query=query), _List)
-            for item in page.items or ():
-                meta = item.metadata
-                ref = Ref(kind, meta.namespace, meta.name, group)
-                self._known[ref] = _Known(meta.uid, meta.resourceVersion, item.status or {})
-            if not page.metadata.continue_:
+    async def _learn(self, group: str, kind: str, served: _Served) -> None:
+        """Read all statuses of a kind by pages, once and if many are wanted: else each is read by itself."""
+        async with self._learning:
+            if (group, kind) in self._learned:
                 return
-            query["continue"] = page.metadata.continue_
+            unknown = sum(
+                1 for ref in self._wanted if (ref.group, ref.kind) == (group, kind) and ref not in self._known
+            )
+            if unknown < _WORTH_A_LIST:
+                return
+            path = Resource(group, served.versions[0], PLURALS[kind], kind).path()
+            query = {"limit": str(_PAGE)}
+            while True:
+                page = read(await self._api.request("GET", path, query=query), _List)
+                for item in page.items or ():
+                    meta = item.metadata
+                    ref = Ref(kind, meta.namespace, meta.name, group)
+                    self._known[ref] = _Known(meta.uid, meta.resourceVersion, item.status or {})
+                if not page.metadata.continue_:
+                    break
+                query["continue"] = page.metadata.continue_
+            self._learned.add((group, kind))
 
     async def _versions(self, group: str, kind: str) -> _Served:
         """Ask which versions are served, and which of them with a status; twice a minute at most."""

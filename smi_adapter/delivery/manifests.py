@@ -11,8 +11,9 @@ from typing import Any
 
 from smi_adapter.backends import Manifests
 from smi_adapter.cluster.apply import ORIGIN, Applier, Wanted
+from smi_adapter.decode import RawObject
 from smi_adapter.findings import Finding, Ref
-from smi_adapter.report import Subject
+from smi_adapter.report import SMI_GROUPS, Subject, subject_of
 
 
 class ManifestDelivery:
@@ -21,12 +22,18 @@ class ManifestDelivery:
     def __init__(self, applier: Applier) -> None:
         self._applier = applier
         self._generation = 0
+        self._subjects: dict[Ref, Subject] = {}
 
-    def publish(self, manifests: Manifests, subjects: Mapping[Ref, Subject]) -> int:
-        """Have the manifests applied; return their generation. `subjects`: the SMI objects as they lie in the API."""
+    def publish(self, manifests: Manifests, batch: Mapping[Ref, RawObject | None]) -> int:
+        """Have the manifests applied; return their generation. `batch`: the objects that changed, as in the API."""
+        for ref, raw in batch.items():
+            if raw is None:
+                self._subjects.pop(ref, None)
+            elif ref.group in SMI_GROUPS:
+                self._subjects[ref] = subject_of(ref, raw)
         self._generation += 1
-        paused = [ref for ref, subject in subjects.items() if subject.paused]
-        self._applier.want(wanted(manifests, subjects), self._generation, manifests.kinds, paused)
+        paused = [ref for ref, subject in self._subjects.items() if subject.paused]
+        self._applier.want(wanted(manifests, self._subjects), self._generation, manifests.kinds, paused)
         return self._generation
 
     def acknowledged(self) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smi_adapter.decode import RawObject
 from smi_adapter.embedded_api.access import write_private
 from smi_adapter.embedded_api.fields import from_wire, to_wire
 from smi_adapter.embedded_api.store import Book, Remembered, Store, digest
@@ -31,6 +32,7 @@ class Ledger:
         self._path = path
         self._written = 0
         self._at = 0.0
+        self._digests: dict[Ref, tuple[RawObject, str]] = {}
 
     def read(self) -> dict[Ref, Remembered]:
         """Return what an earlier run has left."""
@@ -54,7 +56,7 @@ class Ledger:
         books = [
             {
                 "ref": [ref.kind, ref.namespace, ref.name, ref.group],
-                "digest": digest(entry.raw),
+                "digest": self._digest(ref, entry.raw),
                 "uid": entry.book.uid,
                 "created": entry.book.created,
                 "generation": entry.book.generation,
@@ -69,6 +71,12 @@ class Ledger:
             self._written = store.revision
         except OSError as error:
             _log.warning("%s can't be written: %s", self._path, error)
+
+    def _digest(self, ref: Ref, raw: RawObject) -> str:
+        known = self._digests.get(ref)
+        if known is None or known[0] is not raw:
+            known = self._digests[ref] = (raw, digest(raw))
+        return known[1]
 
 
 def _book(one: Mapping[str, Any]) -> Book:

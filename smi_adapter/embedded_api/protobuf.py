@@ -28,7 +28,7 @@ def decoded(data: bytes) -> dict[str, Any]:
         names = dict(_fields(envelope[1]))
         api_version, kind = names[1].decode(), names[2].decode()
         if (api_version, kind) not in _KINDS:
-            raise ProtobufError(f"{kind} is read as JSON only; kubectl sends that with `apply -f`")
+            raise ProtobufError(f"a {kind} is read as JSON only; add `--dry-run=client -o yaml | kubectl apply -f -`")
         metadata = _metadata(dict(_fields(envelope[2]))[1])
     except (KeyError, IndexError, UnicodeDecodeError) as error:
         raise ProtobufError("it can't be read") from error

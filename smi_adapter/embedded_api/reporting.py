@@ -18,7 +18,7 @@ from smi_adapter.embedded_api.kinds import EVENTS_GROUP, by_ref
 from smi_adapter.embedded_api.store import Entry, Store
 from smi_adapter.findings import Finding, Ref
 from smi_adapter.mesh import Mesh
-from smi_adapter.report import EventBook, Notice, Report, Reporter
+from smi_adapter.report import EventBook, Notice, ObjectStatus, Report, Reporter
 from smi_adapter.smi.objects import Key
 from smi_adapter.snapshot import Snapshot
 
@@ -40,7 +40,10 @@ class Reporting:
         self._clock = clock
         self._events: dict[Ref, float] = {}
         self._known: tuple[object, ...] = ()
-        self._told = 0.0
+        self._statuses: dict[Ref, ObjectStatus] = {}
+        self._said: dict[Ref, tuple[Finding, ...]] = {}
+        self._unsettled: set[Ref] = set()
+        self._looked = 0.0
 
     def take(self, batch: Mapping[Ref, RawObject | None], snapshot: Snapshot, mesh: Mesh, generation: int) -> None:
         """Note what was published; the store has the batch already."""
@@ -52,6 +55,9 @@ class Reporting:
                 seen[ref] = views.shown(entry, kind, _version(entry), self._store) if entry else None
         gone = [ref for ref, raw in seen.items() if raw is None and ref in self._reporter.subjects]
         self._book.forget(self._reporter.subjects[ref].uid for ref in gone)
+        for ref in gone:
+            self._said.pop(ref, None)
+            self._unsettled.discard(ref)
         self._reporter.take(seen, snapshot, mesh, generation)
         self._known = ()
 
@@ -60,20 +66,28 @@ class Reporting:
         now = self._clock()
         self._forget(now)
         known = (findings, acknowledged, self._store.revision)
-        if known == self._known and not self._book.unsettled and now - self._told < LOOK_AGAIN:
+        if known == self._known and not self._unsettled and now - self._looked < LOOK_AGAIN:
             return
-        self._told, self._book.unsettled = now, False
         self._store.report(workloads.statuses(self._store))
         reports = list(self._reporter.reports(findings, acknowledged))
-        self._store.report({report.subject.ref: self._status(report, now) for report in reports})
+        fresh = [report for report in reports if self._statuses.get(report.subject.ref) != report.status]
+        self._store.report({report.subject.ref: self._status(report, now) for report in fresh})
+        self._statuses = {report.subject.ref: report.status for report in reports}
+        again = now - self._looked >= LOOK_AGAIN
+        if again:
+            self._looked = now
         for report in reports:
-            subject = report.subject
-            entry = self._store.get(subject.ref)
-            if entry is not None:
-                api_version = str(entry.raw.get("apiVersion", ""))
-                for notice in self._book.notices(subject.ref, subject.uid, api_version, report.findings, now):
-                    self._post(notice, now)
+            if again or report.subject.ref in self._unsettled or self._said.get(report.subject.ref) != report.findings:
+                self._notify(report, now)
         self._known = (findings, acknowledged, self._store.revision)
+
+    def _notify(self, report: Report, now: float) -> None:
+        """Send the Events that an object is worth now; `_unsettled`: it has findings that are too new for one."""
+        subject, self._book.unsettled = report.subject, False
+        self._said[subject.ref] = report.findings
+        for notice in self._book.notices(subject.ref, subject.uid, subject.api_version, report.findings, now):
+            self._post(notice, now)
+        (self._unsettled.add if self._book.unsettled else self._unsettled.discard)(subject.ref)
 
     def _status(self, report: Report, now: float) -> Mapping[str, Any]:
         entry = self._store.get(report.subject.ref)

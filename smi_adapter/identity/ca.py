@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 BACKDATED: Final = 300.0
@@ -85,6 +86,11 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
         return cls(builder.sign(key, hashes.SHA256()), key)
+
+    def shared_key(self, purpose: str) -> bytes:
+        """Return a symmetric key that everybody who holds this authority can make, and nobody else."""
+        secret = self._key.private_numbers().private_value.to_bytes(32, "big")
+        return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose.encode()).derive(secret)
 
     def issue(self, identity: str, now: float, life: float, *, dns_names: tuple[str, ...] = ()) -> KeyPair:
         """Return a new key and a leaf that is `identity` and nobody else; ValueError for an id of another domain.

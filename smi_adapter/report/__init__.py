@@ -18,10 +18,11 @@ The shape of a status (both lists are list-maps, so that adapters with different
 from smi_adapter.report.conditions import Condition, ObjectStatus, timed
 from smi_adapter.report.events import EventBook, Notice
 from smi_adapter.report.grouping import Tables
-from smi_adapter.report.reporter import Report, Reporter, Subject
+from smi_adapter.report.reporter import SMI_GROUPS, Report, Reporter, Subject, subject_of
 from smi_adapter.report.standing import Tally
 
 __all__ = [
+    "SMI_GROUPS",
     "Condition",
     "EventBook",
     "Notice",
@@ -31,5 +32,6 @@ __all__ = [
     "Subject",
     "Tables",
     "Tally",
+    "subject_of",
     "timed",
 ]

@@ -7,11 +7,14 @@ last good configuration, and no replica has a better one (F2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+_LARGEST = 8 * 1024 * 1024
+"""Bytes of what another replica sends: the names of all objects (100 bytes each)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +28,22 @@ class Health:
 class HealthServer:
     """The server of these three paths."""
 
-    def __init__(self, health: Callable[[], Health], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, health: Callable[[], Health], registry: CollectorRegistry, more: Iterable[web.RouteDef] = ()
+    ) -> None:
+        """Prepare it; `more`: what else is asked for on this port, by other replicas."""
         self._health = health
         self._registry = registry
+        self._more = tuple(more)
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. OSError if the address is taken."""
-        app = web.Application(client_max_size=1024)
+        app = web.Application(client_max_size=_LARGEST)
         app.add_routes(
             [web.get("/healthz", self._alive), web.get("/readyz", self._ready), web.get("/metrics", self._metrics)]
         )
+        app.add_routes(self._more)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host or None, port)

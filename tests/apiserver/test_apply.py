@@ -21,7 +21,6 @@ from smi_adapter.cluster.client import Client
 from smi_adapter.decode import ref_of
 from smi_adapter.delivery.manifests import ManifestDelivery
 from smi_adapter.findings import Ref
-from smi_adapter.report import Reporter
 from smi_adapter.snapshot import Options
 from tests import told
 from tests.apiserver.told_cluster import always, bare, plural_path, until
@@ -96,7 +95,6 @@ class Shop:
     applier: Applier
     delivery: ManifestDelivery = field(init=False)
     compiler: app.Compiler = field(default_factory=lambda: app.Compiler(load("gateway_api"), Options()))
-    reporter: Reporter = field(default_factory=lambda: Reporter("gateway_api"))
 
     def __post_init__(self) -> None:
         self.delivery = ManifestDelivery(self.applier)
@@ -108,8 +106,7 @@ class Shop:
         batch = {ref_of(item): item for item in raws} | dict.fromkeys(gone)
         compiled = self.compiler.apply(batch)
         assert isinstance(compiled.rendered, Manifests)
-        self.reporter.take(batch, compiled.snapshot, compiled.translation.mesh, 0)
-        return self.delivery.publish(compiled.rendered, self.reporter.subjects)
+        return self.delivery.publish(compiled.rendered, batch)
 
     async def settled(self, *objects: dict[str, Any], gone: tuple[Ref, ...] = ()) -> None:
         generation = self.see(*objects, gone=gone)

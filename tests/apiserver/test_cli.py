@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from click.testing import CliRunner
 
 from smi_adapter import __version__, crds
 from smi_adapter.cli import run
+from smi_adapter.cluster.client import Client
+from smi_adapter.controller import Controller, cluster_source
+from smi_adapter.settings import Settings
 from smi_adapter.webhooks import configuration
 from tests.cluster.control_plane import ControlPlane
 from tests.tools import binary
@@ -290,14 +295,8 @@ def test_check_names_what_is_wrong_with_a_hint(shop: str, with_crds: ControlPlan
 
 def test_check_looks_at_the_controller_its_lease_and_its_webhook(shop: str, with_crds: ControlPlane, cli: Cli) -> None:
     name = with_crds.new_namespace("smi-system")
-    labels = {"app.kubernetes.io/part-of": "smi-adapter", "app.kubernetes.io/version": "0.0.1"}
-    pod = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
-    deployment = {
-        "metadata": {"name": "smi-adapter", "labels": labels},
-        "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": pod},
-    }
-    with_crds.request("POST", DEPLOYMENTS.format(name), deployment)
-    with_crds.patch_status(f"{DEPLOYMENTS.format(name)}/smi-adapter", {"replicas": 2, "readyReplicas": 1})
+    labels = {"app.kubernetes.io/part-of": "smi-adapter"}
+    installed(with_crds, name, "smi-adapter", {"app.kubernetes.io/version": "0.0.1"}, ready=1)
     hook = configuration.validating("smi-adapter", {"url": "https://localhost:1/validate"})
     hook["metadata"]["labels"] = labels
     with_crds.apply(hook)
@@ -308,10 +307,62 @@ def test_check_looks_at_the_controller_its_lease_and_its_webhook(shop: str, with
     assert "has not given it a certificate authority yet" in text
     assert "a broken object was accepted" in text
     assert "nothing has been said of" in text
-    installed = cli("uninstall", "--dry-run").stdout
-    assert "belongs to the installation: Deployment smi-system/smi-adapter" in installed
-    assert "belongs to the installation: ValidatingWebhookConfiguration smi-adapter" in installed
+    text = cli("uninstall", "--dry-run").stdout
+    assert "belongs to the installation: Deployment smi-system/smi-adapter" in text
+    assert "belongs to the installation: ValidatingWebhookConfiguration smi-adapter" in text
     with_crds.kubectl("delete", "validatingwebhookconfiguration", "smi-adapter")
+
+
+async def test_with_a_running_controller_the_installation_is_fine(with_crds: ControlPlane, cli: Cli) -> None:
+    name = with_crds.new_namespace("live")
+    for raw in (service("web"), service("web-v1"), service("web-v2"), split("web-v1", "web-v2")):
+        apply(with_crds, name, raw)
+    hook = configuration.validating("live", {"url": "https://localhost:1/validate"})
+    hook["metadata"]["labels"] = {"app.kubernetes.io/part-of": "smi-adapter"}
+    client = await Client.connect(str(with_crds.kubeconfig))
+    client.namespace = name
+    chosen = Settings(
+        xds_address="127.0.0.1:0",
+        health_address="127.0.0.1:0",
+        webhook_address="127.0.0.1:0",
+        webhook_configuration="live",
+        webhook_names=("localhost",),
+        lease="live",
+    )
+    installed(with_crds, name, "live", {"app.kubernetes.io/version": __version__}, ready=2)
+    controller = Controller(chosen, client, cluster_source(chosen, client))
+    async with controller.running() as ports:
+        hook["webhooks"][0]["clientConfig"]["url"] = f"https://localhost:{ports.webhooks}/validate"
+        with_crds.apply(hook)
+        deadline = time.monotonic() + 60
+        while "√ the validating webhook answers" not in (text := (await asyncio.to_thread(cli, "check")).stdout):
+            assert time.monotonic() < deadline, text
+            await asyncio.sleep(0.3)
+        while "nothing has been said of" in text:
+            assert time.monotonic() < deadline, text
+            text = (await asyncio.to_thread(cli, "check")).stdout
+        for line in ("all replicas of live/live are ready", "a replica of live/live leads",
+                     f"live/live has the version of this program, {__version__}",
+                     "the API server trusts the webhooks of live"):  # fmt: skip
+            assert f"√ {line}" in text
+        row = (await asyncio.to_thread(cli, "get", "splits", "-n", name, "--no-headers")).stdout.split()
+        assert row[3] == "True"
+        shown = (await asyncio.to_thread(cli, "describe", "split", "canary", "-n", name)).stdout
+        assert "Accepted" in shown
+        assert "Backend envoy:" in shown
+    with_crds.kubectl("delete", "validatingwebhookconfiguration", "live")
+    await client.close()
+
+
+def installed(plane: ControlPlane, namespace: str, name: str, labels: dict[str, str], ready: int) -> None:
+    """Make a Deployment as the chart would, and say how many of its two replicas are ready."""
+    pod = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    deployment = {
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "smi-adapter", **labels}},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": pod},
+    }
+    plane.request("POST", DEPLOYMENTS.format(namespace), deployment)
+    plane.patch_status(f"{DEPLOYMENTS.format(namespace)}/{name}", {"replicas": 2, "readyReplicas": ready})
 
 
 def test_nobody_is_at_the_other_end(with_crds: ControlPlane, cli: Cli, tmp_path: Path) -> None:
@@ -355,6 +406,28 @@ def test_uninstall_sets_our_conversion_back_and_leaves_everything_else(
     assert cli("uninstall", "--yes").returncode == 0
     assert with_crds.get(path)["spec"]["conversion"]["strategy"] == "None"
     assert cli("get", "splits", "-n", shop, "-o", "name").stdout
+
+
+def test_uninstall_needs_no_more_rights_than_a_hook_has(shop: str, with_crds: ControlPlane, cli: Cli) -> None:
+    """Reading and patching the CRDs by name; whatever else it would like to tell, it does without."""
+    names = [f"--resource-name={crds.name_of(one)}" for one in crds.definitions()]
+    what = "--resource=customresourcedefinitions.apiextensions.k8s.io"
+    with_crds.kubectl("create", "clusterrole", "hook", "--verb=get,patch", what, *names)
+    with_crds.kubectl("create", "clusterrolebinding", "hook", "--clusterrole=hook", "--user=hook")
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/tcproutes.specs.smi-spec.io"
+    client = {"service": {"namespace": "default", "name": "smi-adapter-webhooks", "path": "/convert"}}
+    with_crds.request("PATCH", path, {"spec": {"conversion": configuration.conversion(client)}}, MERGE)
+    done = cli("uninstall", "--yes", kubeconfig=with_crds.user("hook"))
+    assert done.returncode == 0, done.stderr
+    assert with_crds.get(path)["spec"]["conversion"]["strategy"] == "None"
+
+
+def test_uninstall_leaves_the_conversion_of_others_alone(shop: str, with_crds: ControlPlane, cli: Cli) -> None:
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/tcproutes.specs.smi-spec.io"
+    theirs = {"service": {"namespace": "elsewhere", "name": "gone", "path": "/their-own"}}
+    with_crds.request("PATCH", path, {"spec": {"conversion": configuration.conversion(theirs)}}, MERGE)
+    assert "tcproutes" not in cli("uninstall", "--dry-run").stdout.partition("stays")[0]
+    with_crds.request("PATCH", path, {"spec": {"conversion": {"strategy": "None", "webhook": None}}}, MERGE)
 
 
 def test_a_bug_report_has_everything_but_secrets(shop: str, with_crds: ControlPlane, cli: Cli, tmp_path: Path) -> None:

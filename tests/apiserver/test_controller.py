@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
-from smi_adapter.cluster.client import Client
+from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.mesh import Mesh, controller, install_crds, ready, servers, settings
 from tests.live.apps import http_app
@@ -110,5 +110,29 @@ async def test_replicas_that_start_together_share_one_authority(mesh: Mesh) -> N
         secrets = [AuthoritySecret(client, "shared-ca", "cluster.local") for _ in range(5)]
         bundles = {made.bundle for made in await asyncio.gather(*(secret.load() for secret in secrets))}
         assert len(bundles) == 1
+    finally:
+        await client.close()
+
+
+async def test_in_a_pod_the_client_needs_three_files_and_two_variables(
+    api_server: ControlPlane, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(api_server.service_account_token(namespace, "default"))
+    (tmp_path / "ca.crt").write_bytes(api_server.ca.read_bytes())
+    (tmp_path / "namespace").write_text(namespace)
+    monkeypatch.setattr("smi_adapter.cluster.client.SERVICE_ACCOUNT", tmp_path)
+    with pytest.raises(Unreachable, match="KUBERNETES_SERVICE_HOST"):
+        await Client.connect()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", api_server.host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    client = await Client.connect()
+    try:
+        assert client.namespace == namespace
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = await client.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)
+        assert f"system:serviceaccount:{namespace}:default".encode() in answer
+        with pytest.raises(ApiError) as refused:
+            await client.get("/api/v1/pods", limit="1", labelSelector="a=b,c in (d)")
+        assert refused.value.status == 403
     finally:
         await client.close()

@@ -10,7 +10,7 @@ import pytest
 
 from smi_adapter import crds
 from smi_adapter.findings import Finding
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane import MERGE, ControlPlane
 from tests.cluster.follower import Follower
 from tests.cluster.mesh import Mesh
 from tests.cluster.shop import API, ASKED, policies, workloads
@@ -69,7 +69,9 @@ async def test_f20_a_version_that_goes_takes_nothing_with_it(mesh: Mesh) -> None
         pushes = world.pushes
         await asyncio.to_thread(plane.apply, serving(SPLIT, *rest))
         await world.until(lambda: world.source.served[SPLIT].resource.version != read, 30.0)
-        await asyncio.to_thread(mesh.split, "api", {"api": 1})
+        path = world.source.served[SPLIT].resource.path("shop", "api")
+        change = {"spec": {"backends": [{"service": "api", "weight": 1}]}}
+        await asyncio.to_thread(plane.request, "PATCH", path, change, MERGE)  # kubectl remembers the old version
         await world.until(lambda: [arm.service for arm in world.verdict(ASKED).arms] == ["shop/api"])
         assert not [ref for batch in world.batches for ref, raw in batch.items() if raw is None]
         assert world.pushes == pushes + 1
@@ -98,7 +100,7 @@ async def test_f20_a_split_that_somebody_deletes_goes_at_once(mesh: Mesh) -> Non
     async with Follower(plane.user("f20", ["system:masters"])) as world:
         await world.synced()
         await asyncio.to_thread(plane.kubectl, "delete", "trafficsplit", "api", "-n", "shop")
-        await world.until(lambda: API not in world.snapshot.splits, 5.0)
+        await world.until(lambda: API not in world.snapshot.splits, 10.0)
 
 
 async def seen(world: Follower, code: str) -> list[Finding]:

@@ -1,8 +1,4 @@
-"""Webhooks on a real API server: refusals and warnings that kubectl shows, and certificates that nobody notices.
-
-The API server calls the webhooks by URL, because nothing routes Service addresses here; everything else is as in a
-cluster. The webhook server is in this process, so kubectl runs on a thread.
-"""
+"""Webhooks on a real API server: refusals and warnings that kubectl shows, and certificates that nobody notices."""
 
 from __future__ import annotations
 
@@ -11,29 +7,34 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import yaml
 
-from smi_adapter import app, crds
-from smi_adapter.backends import load
+from smi_adapter import crds
 from smi_adapter.cluster.client import Client
 from smi_adapter.controller import Controller, cluster_source
 from smi_adapter.settings import Settings
-from smi_adapter.smi import schema, wire
-from smi_adapter.snapshot import Options
-from smi_adapter.webhooks import certificates, configuration, convert
+from smi_adapter.smi import wire
+from smi_adapter.webhooks import certificates, configuration
 from smi_adapter.webhooks.certificates import Lives
 from smi_adapter.webhooks.keeper import Places, SecretKeeper
-from smi_adapter.webhooks.server import WebhookServer
-from tests.cluster.control_plane import ControlPlane, RequestError
+from tests.apiserver.webhook_world import (
+    BAD,
+    CONFIGURATION,
+    MERGE,
+    SECRET,
+    VALIDATING,
+    Replica,
+    World,
+    group,
+    split,
+    trusted,
+    until,
+)
+from tests.cluster.control_plane import ControlPlane
 
-CONFIGURATION = "smi-adapter"
-SECRET = "smi-adapter-webhooks"
-VALIDATING = f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{CONFIGURATION}"
-MERGE = "application/merge-patch+json"
 QUICK = Lives(settling=0.0)
 
 
@@ -45,81 +46,11 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield started
 
 
-@dataclass
-class Replica:
-    """One controller's part in this: a server, the keeper of its certificates, and whether it leads."""
-
-    plane: ControlPlane
-    client: Client
-    server: WebhookServer
-    port: int
-    places: Places
-    lives: Lives = field(default_factory=Lives)
-    leads: bool = True
-
-    def __post_init__(self) -> None:
-        self.keeper = SecretKeeper(
-            self.client,
-            self.places,
-            self.server,
-            lambda: self.leads,
-            lives=self.lives,
-        )
-
-    async def kubectl(self, *arguments: str, stdin: str | None = None) -> Any:
-        return await asyncio.to_thread(self.plane.kubectl, *arguments, stdin=stdin, check=False)
-
-    async def apply(self, raw: dict[str, Any], *arguments: str) -> Any:
-        return await self.kubectl("apply", "-f", "-", *arguments, stdin=yaml.safe_dump(raw))
-
-    def bundle(self) -> bytes:
-        (webhook,) = self.plane.get(VALIDATING)["webhooks"]
-        return base64.b64decode(webhook["clientConfig"].get("caBundle", ""))
-
-
 @pytest.fixture
 async def client(plane: ControlPlane) -> AsyncIterator[Client]:
     connected = await Client.connect(str(plane.kubeconfig))
     yield connected
     await connected.close()
-
-
-class World:
-    """Makes replicas, and takes away what they wrote."""
-
-    def __init__(self, plane: ControlPlane, client: Client) -> None:
-        self.plane, self.client = plane, client
-        self.namespace = plane.new_namespace()
-        client.namespace = self.namespace
-        self.replicas: list[Replica] = []
-        self.compiler = app.Compiler(load("envoy"), Options(), cluster=True)
-        self.compiler.apply({})
-
-    def judge(self, raw: Any) -> Any:
-        found = self.compiler.would({wire.ref_of(raw): raw}).findings()
-        return tuple(item for item in found if item.subject == wire.ref_of(raw))
-
-    async def replica(self, *, converts: bool = False, lives: Lives | None = None, leads: bool = True) -> Replica:
-        server = WebhookServer(self.judge, converts=converts)
-        port = await server.start("127.0.0.1", 0)
-        names = tuple(crds.name_of(one) for one in crds.definitions()) if converts else ()
-        places = Places(SECRET, "smi-adapter-webhooks", ("localhost",), (CONFIGURATION,), names)
-        made = Replica(self.plane, self.client, server, port, places, lives or Lives(), leads)
-        self.replicas.append(made)
-        return made
-
-    def configure(self, port: int, **changes: Any) -> None:
-        made = configuration.validating(CONFIGURATION, {"url": f"https://localhost:{port}/validate"})
-        made["webhooks"][0].update(changes)
-        self.plane.apply(made)
-
-    async def close(self) -> None:
-        for one in self.replicas:
-            await one.server.stop(0.5)
-        await asyncio.to_thread(self.plane.kubectl, "delete", "--ignore-not-found", VALIDATING_NAME, CONFIGURATION)
-
-
-VALIDATING_NAME = "validatingwebhookconfiguration"
 
 
 @pytest.fixture
@@ -135,43 +66,8 @@ async def replica(world: World) -> Replica:
     made = await world.replica()
     world.configure(made.port)
     await made.keeper.look()
-    await _trusted(made)
+    await trusted(made)
     return made
-
-
-async def _trusted(replica: Replica) -> None:
-    """Wait until the API server has read the configuration: from then on a bad object is refused."""
-    await _until(replica, lambda done: done.returncode == 1 and "SMI0201" in done.stderr)
-
-
-async def _until(replica: Replica, holds: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not holds(done := await replica.apply(group(BAD, name="probe"), "--dry-run=server")):
-        assert time.monotonic() < deadline, done
-        await asyncio.sleep(0.1)
-
-
-BAD = "("
-"""A header's expression that RE2 does not take. The CRD cannot check headers, so only the webhook sees it."""
-
-
-def group(header: str, name: str = "it", namespace: str = "", version: str = "v1alpha4") -> dict[str, Any]:
-    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
-    return {
-        "apiVersion": f"specs.smi-spec.io/{version}",
-        "kind": "HTTPRouteGroup",
-        "metadata": metadata,
-        "spec": {"matches": [{"name": "m", "headers": {"x-beta": header}, "methods": ["GET"]}]},
-    }
-
-
-def split(namespace: str, backend: str = "web-v1") -> dict[str, Any]:
-    return {
-        "apiVersion": "split.smi-spec.io/v1alpha4",
-        "kind": "TrafficSplit",
-        "metadata": {"name": "it", "namespace": namespace},
-        "spec": {"service": "web", "backends": [{"service": backend, "weight": 1}]},
-    }
 
 
 # -------------------------------------------------------------------------------------------------- admission
@@ -228,7 +124,7 @@ async def test_f22_a_webhook_that_hangs_stops_no_write(world: World, replica: Re
     taken: list[asyncio.StreamWriter] = []
     hanging = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
     world.configure(hanging.sockets[0].getsockname()[1])
-    await _until(replica, lambda done: done.returncode == 0)
+    await until(replica, lambda done: done.returncode == 0)
     assert taken
     for one in taken:
         one.close()
@@ -250,7 +146,7 @@ async def test_a_renewal_of_everything_is_not_noticed_by_running_requests(
     one = await world.replica(lives=QUICK)
     world.configure(one.port, failurePolicy="Fail")
     await one.keeper.look()
-    await _until(one, lambda done: "SMI0201" in done.stderr)
+    await until(one, lambda done: "SMI0201" in done.stderr)
     stop = asyncio.Event()
     path = f"/apis/specs.smi-spec.io/v1alpha4/namespaces/{world.namespace}/httproutegroups"
 
@@ -302,7 +198,7 @@ async def test_only_the_leader_writes_and_the_others_show_the_same(world: World)
     assert leader.keeper.held is not None
     assert follower.keeper.held is not None
     assert follower.keeper.held.serving.certificate == leader.keeper.held.serving.certificate
-    await _trusted(follower)
+    await trusted(follower)
 
 
 async def test_f37_a_deleted_secret_is_written_again_from_memory(replica: Replica, world: World) -> None:
@@ -314,7 +210,30 @@ async def test_f37_a_deleted_secret_is_written_again_from_memory(replica: Replic
     assert replica.keeper.problems == ()
     stored = world.plane.get(f"/api/v1/namespaces/{world.namespace}/secrets/{SECRET}")["data"]
     assert {name: base64.b64decode(value) for name, value in stored.items()} == certificates.to_data(held)
-    await _trusted(replica)
+    await trusted(replica)
+
+
+async def test_f37_a_secret_that_may_not_be_created_is_told_and_memory_goes_on(replica: Replica, world: World) -> None:
+    """The chart lets the controller patch its one Secret, not create any: that cannot be limited by name."""
+    name, namespace = "controller", world.namespace
+    world.plane.kubectl(
+        "create", "role", name, "--verb=get,patch", "--resource=secrets", f"--resource-name={SECRET}", "-n", namespace
+    )
+    world.plane.kubectl("create", "rolebinding", name, f"--role={name}", f"--user={name}", "-n", namespace)
+    limited = await Client.connect(str(world.plane.user(name)))
+    limited.namespace = namespace
+    one = await world.replica()
+    keeper = SecretKeeper(limited, Places(SECRET, "smi-adapter-webhooks", ("localhost",)), one.server, lambda: True)
+    await keeper.look()
+    held = keeper.held
+    assert held is not None
+    await one.kubectl("delete", "secret", SECRET, "-n", namespace)
+    await keeper.look()
+    await limited.close()
+    assert keeper.held is held
+    [problem] = keeper.problems
+    assert (problem.code, problem.subject.name) == ("SMI0906", SECRET)
+    assert "may not be written (403 Forbidden); what is in memory is used" in problem.message
 
 
 async def test_f37_garbage_in_our_secret_is_replaced_from_memory(replica: Replica, world: World) -> None:
@@ -351,7 +270,7 @@ async def test_the_empty_secret_of_the_chart_is_filled(world: World) -> None:
     found = world.plane.get(f"{path}/{SECRET}")
     assert found["metadata"]["labels"] == {"helm": "yes"}
     assert found["data"]
-    await _trusted(one)
+    await trusted(one)
 
 
 async def test_a_bundle_that_somebody_takes_away_comes_back(replica: Replica, world: World) -> None:
@@ -380,144 +299,6 @@ async def test_a_missing_configuration_is_told(world: World) -> None:
     one = await world.replica()
     await one.keeper.look()
     assert [item.code for item in one.keeper.problems] == ["SMI0907"]
-
-
-# -------------------------------------------------------------------------------------------------- conversion
-@pytest.fixture
-async def converting(world: World) -> AsyncIterator[Replica]:
-    one = await world.replica(converts=True)
-    world.configure(one.port)
-    stanza = configuration.conversion({"url": f"https://localhost:{one.port}/convert"})
-    paths = [f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}" for name in one.places.conversions]
-    for path in paths:
-        world.plane.request("PATCH", path, {"spec": {"conversion": stanza}}, MERGE)
-    await one.keeper.look()
-    assert one.keeper.problems == ()
-    yield one
-    for path in paths:  # as an uninstall must: left behind, it would block reads and the deletion of namespaces
-        world.plane.request("PATCH", path, {"spec": {"conversion": {"strategy": "None", "webhook": None}}}, MERGE)
-
-
-async def read(replica: Replica, path: str) -> Any:
-    """GET without stopping the event loop, in which the webhook answers."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return await asyncio.to_thread(replica.plane.get, path)
-        except RequestError as error:
-            if not ("conversion webhook" in error.body or error.status == 429) or time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.2)  # the API server has not taken the CRD's new conversion in yet
-
-
-SAMPLES: tuple[dict[str, Any], ...] = (
-    {
-        "apiVersion": "split.smi-spec.io/v1alpha1",
-        "kind": "TrafficSplit",
-        "spec": {"service": "web", "backends": [{"service": "b", "weight": 2}, {"service": "a", "weight": 1}]},
-    },
-    {
-        "apiVersion": "split.smi-spec.io/v1alpha4",
-        "kind": "TrafficSplit",
-        "spec": {
-            "service": "web",
-            "backends": [{"service": "b", "weight": 2}, {"service": "a", "weight": 1}],
-            "matches": [{"apiGroup": "specs.smi-spec.io", "kind": "HTTPRouteGroup", "name": "g"}],
-        },
-    },
-    {
-        "apiVersion": "specs.smi-spec.io/v1alpha1",
-        "kind": "HTTPRouteGroup",
-        "matches": [{"name": "z", "pathRegex": "/z", "methods": ["GET"]}, {"name": "a", "methods": ["*"]}],
-    },
-    {
-        "apiVersion": "specs.smi-spec.io/v1alpha4",
-        "kind": "HTTPRouteGroup",
-        "spec": {"matches": [{"name": "z", "headers": {"x-b": "1", "x-a": "2"}}, {"name": "a", "pathRegex": "/a"}]},
-    },
-    {"apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "TCPRoute", "spec": {"matches": {"ports": [8080, 80]}}},
-    {
-        "apiVersion": "access.smi-spec.io/v1alpha1",
-        "kind": "TrafficTarget",
-        "destination": {"kind": "ServiceAccount", "name": "web", "namespace": "shop", "port": 8080},
-        "specs": [{"kind": "HTTPRouteGroup", "name": "g", "matches": ["z", "a"]}],
-        "sources": [{"kind": "ServiceAccount", "name": "b", "namespace": "shop"}],
-    },
-    {
-        "apiVersion": "access.smi-spec.io/v1alpha4",
-        "kind": "TrafficTarget",
-        "spec": {
-            "destination": {"kind": "ServiceAccount", "name": "web", "namespace": "shop"},
-            "rules": [{"kind": "TCPRoute", "name": "t"}],
-            "sources": [{"kind": "ServiceAccount", "name": "b", "namespace": "shop"}],
-        },
-    },
-)
-
-
-def body_of(raw: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in raw.items() if key not in {"apiVersion", "kind", "metadata", "status"}}
-
-
-async def test_f21_every_object_is_read_in_each_version_s_own_form_and_comes_back_whole(
-    converting: Replica, world: World
-) -> None:
-    for place, sample in enumerate(SAMPLES):
-        raw = {**sample, "metadata": {"name": f"n{place}", "namespace": world.namespace}}
-        group_name, written = raw["apiVersion"].split("/")
-        where = f"namespaces/{world.namespace}/{crds.plural(raw['kind'])}"
-        url = f"/apis/{group_name}/{{}}/{where}"
-        await read(converting, url.format("v1alpha1"))
-        await asyncio.to_thread(world.plane.request, "POST", url.format(written), raw)
-        for version in schema.served()[group_name, raw["kind"]]:
-            seen = await read(converting, f"{url.format(version)}/n{place}")
-            wanted = convert.convert(raw, f"{group_name}/{version}")
-            assert seen["apiVersion"] == f"{group_name}/{version}"
-            assert json.dumps(body_of(seen), sort_keys=True) == json.dumps(body_of(wanted), sort_keys=True)
-            if version == written:
-                assert body_of(seen) == body_of(raw)
-                assert not seen["metadata"].get("annotations")
-
-
-async def test_a_write_through_another_version_loses_nothing(converting: Replica, world: World) -> None:
-    raw = {**SAMPLES[1], "metadata": {"name": "edited", "namespace": world.namespace}}
-    url = f"/apis/split.smi-spec.io/{{}}/namespaces/{world.namespace}/trafficsplits"
-    await read(converting, url.format("v1alpha2"))
-    await asyncio.to_thread(world.plane.request, "POST", url.format("v1alpha4"), raw)
-    old = await read(converting, f"{url.format('v1alpha2')}/edited")
-    assert "matches" not in old["spec"]
-    old["spec"]["backends"][0]["weight"] = 9
-    await asyncio.to_thread(world.plane.request, "PUT", f"{url.format('v1alpha2')}/edited", old)
-    new = await read(converting, f"{url.format('v1alpha4')}/edited")
-    assert new["spec"]["backends"][0]["weight"] == 9
-    assert new["spec"]["matches"][0]["name"] == "g"
-
-
-async def test_a_list_keeps_its_order(converting: Replica, world: World) -> None:
-    url = f"/apis/specs.smi-spec.io/{{}}/namespaces/{world.namespace}/httproutegroups"
-    await read(converting, url.format("v1alpha1"))
-    for place in range(12):
-        raw = group("yes", f"n{place:02}", world.namespace)
-        await asyncio.to_thread(world.plane.request, "POST", url.format("v1alpha4"), raw)
-    seen = await read(converting, url.format("v1alpha1"))
-    assert [item["metadata"]["name"] for item in seen["items"]] == [f"n{place:02}" for place in range(12)]
-    assert all("spec" not in item for item in seen["items"])
-
-
-async def test_f22_a_dead_conversion_hurts_only_reads_in_other_versions_and_ends_with_strategy_none(
-    converting: Replica, world: World
-) -> None:
-    url = f"/apis/specs.smi-spec.io/{{}}/namespaces/{world.namespace}/httproutegroups"
-    await read(converting, url.format("v1alpha1"))
-    await asyncio.to_thread(world.plane.request, "POST", url.format("v1alpha4"), group("yes", "it", world.namespace))
-    await converting.server.stop(0.0)
-    assert (await read(converting, f"{url.format('v1alpha4')}/it"))["spec"]
-    with pytest.raises(RequestError, match="conversion webhook"):
-        await asyncio.to_thread(world.plane.get, f"{url.format('v1alpha1')}/it")
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/httproutegroups.specs.smi-spec.io"
-    world.plane.request("PATCH", path, {"spec": {"conversion": {"strategy": "None", "webhook": None}}}, MERGE)
-    assert (await read(converting, f"{url.format('v1alpha1')}/it"))["spec"]
-    world.plane.kubectl("delete", "namespace", world.namespace, "--wait=false")
 
 
 # ---------------------------------------------------------------------------------------------- the controller

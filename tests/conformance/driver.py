@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -20,16 +21,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smi_adapter import __version__, settings
+from smi_adapter import __version__, app, settings
 from smi_adapter.decode import ref_of
+from smi_adapter.delivery.xds import AdsServer
 from smi_adapter.findings import Ref
 from smi_adapter.local import LocalMesh, LocalOptions
+from smi_adapter.settings import Settings
 from smi_adapter.smi import schema
 from smi_adapter.smi.objects import Key
 
 Raw = dict[str, Any]
 
-CAPABILITIES = ("tcp", "udp", "h2c", "unmeshed", "bypass", "pod-ip", "events", "dry-run", "scale", "service-types")
+CAPABILITIES = (
+    *("tcp", "udp", "h2c", "unmeshed", "bypass", "pod-ip", "events", "dry-run", "scale", "service-types"),
+    *("restart", "watch-fault"),
+)
 READY = 60.0
 _SETTLED = 3.0
 
@@ -37,8 +43,9 @@ _SETTLED = 3.0
 class Driver:
     """Carries out what the suite asks for; each request is a task of its own."""
 
-    def __init__(self, mesh: LocalMesh, files: Path) -> None:
+    def __init__(self, mesh: LocalMesh, files: Path, chosen: Settings) -> None:
         self._mesh = mesh
+        self._chosen = chosen
         self._files = files
         self._created: dict[Ref, str] = {}
         self._echo: tuple[str, str] = ("", "")
@@ -142,6 +149,39 @@ class Driver:
         ref = ref_of(request["object"])
         found = [item for item in self._mesh.findings() if item.subject == ref]
         return {"events": [{"reason": item.code, "message": f"{item.field}: {item.message}"} for item in found]}
+
+    async def do_hook(self, request: Mapping[str, Any]) -> Raw:
+        """Take the control plane away, bring it back with an empty memory, or cut the watch of the files.
+
+        The control plane is what would run in the cluster: compiler and xDS server. The runtime that keeps processes
+        alive is the kubelet of this mode and stays.
+        """
+        name = request["name"]
+        if name in {"stop", "restart"}:
+            await self._mesh.server.stop()
+            self._mesh.server = AdsServer(self._mesh._secrets)
+        if name in {"start", "restart"}:
+            await self._mesh.server.start("127.0.0.1", self._mesh._port, self._mesh._tls)
+            self._recompile()
+        if name == "breakWatch":
+            await asyncio.to_thread(self._replace_folder)
+        return {}
+
+    def _recompile(self) -> None:
+        """Compile everything by a compiler that knows nothing yet."""
+        mesh, chosen = self._mesh, self._chosen
+        options = app.options_of(chosen, mesh._authority.bundle)
+        mesh._compiler = app.Compiler(app.backend_of(chosen), options)
+        mesh.compiled = None
+        mesh._take(dict(mesh.source._world.objects))
+
+    def _replace_folder(self) -> None:
+        """Put another folder with the same files in place of the watched one, whose watch then sees nothing more."""
+        other, old = self._files.with_name("other"), self._files.with_name("old")
+        shutil.copytree(self._files, other)
+        self._files.rename(old)
+        other.rename(self._files)
+        shutil.rmtree(old)
 
     async def do_stop(self, request: Mapping[str, Any]) -> Raw:
         """End."""
@@ -260,7 +300,7 @@ async def serve(folder: Path) -> None:
     chosen = settings.read({"federated_domains": "federated.example"})
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     async with LocalMesh(files, LocalOptions(chosen, folder / "state")).running() as mesh:
-        driver = Driver(mesh, files)
+        driver = Driver(mesh, files, chosen)
         reader = await _requests()
         tasks: set[asyncio.Task[None]] = set()
 

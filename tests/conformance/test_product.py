@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +67,40 @@ def test_a_driver_that_dies_is_an_error_and_the_report_is_written(tmp_path: Path
     assert {row["result"] for row in report["cases"]} == {"error"}
     assert all("driver" in row["reason"] for row in report["cases"])
     assert report["submittable"] is False
+
+
+def _still_running(scratch: Path) -> list[str]:
+    """Return the commands of processes whose temporary files are in our folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={scratch}\0".encode() in path.read_bytes():
+                found.append((path.parent / "cmdline").read_text())
+    return [command for command in found if command]
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_an_interrupted_run_tells_what_it_knows_and_leaves_no_envoy(tmp_path: Path) -> None:
+    scratch, report = tmp_path / "t", tmp_path / "report.yaml"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "smi_conformance", "run", "--target", "tests/conformance/target.yaml"]
+    process = subprocess.Popen(
+        [*command, "-k", "TS-01,TS-02,TS-05,TS-25", "--parallel", "1", "--report", str(report)],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "TMPDIR": str(scratch)},
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert first.startswith("passed"), first
+    assert any("envoy" in command for command in _still_running(scratch))
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    rows = yaml.safe_load(report.read_text(encoding="utf-8"))["cases"]
+    assert "passed" in {row["result"] for row in rows}
+    assert "error" in {row["result"] for row in rows}
+    assert [*_still_running(scratch), *scratch.iterdir()] == []

@@ -88,7 +88,9 @@ def _whole_percent(spec: Raw) -> None:
 
 
 def _zero_is_one(spec: Raw) -> None:
-    _weights(spec, [99 if backend["weight"] not in {0, "0", "0m"} else 1 for backend in spec["backends"]])
+    """Give a weight of zero 2 %: of 1 % a quick sample would see nothing in one run of 150."""
+    weights = [_thousandths(backend["weight"]) for backend in spec["backends"]]
+    _weights(spec, [int(weight * 49) or int(sum(weights)) for weight in weights])
 
 
 def _unscaled(spec: Raw) -> None:

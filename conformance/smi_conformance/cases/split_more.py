@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from smi_conformance.echo import PASS_ON
 from smi_conformance.layouts import HTTP, Shop, server, shop
 from smi_conformance.model import Service, ServicePort, Split
 from smi_conformance.protocol import Batch, Reply, Req
@@ -146,11 +147,17 @@ async def grpc_is_divided_by_call(t: Trial) -> None:
 
 @case("TS-34")
 async def an_ingress_controller_is_a_client(t: Trial) -> None:
-    """Needs an ingress controller in front of the root; the harness knows it as the client `ingress`."""
+    """Let a workload of the mesh pass requests on to the root, as an ingress controller inside of the mesh does."""
     s = await shop(t)
-    ingress = replace(s.client, name="ingress")
+    ingress, _ = await t.deploy(s.place, server("ingress"))
+    name = t.name("ingress")
+    await t.apply(Service(name, s.ns, (("app", "ingress"),), HTTP))
+    await t.reaches(s.client, Req(f"{s.ns}/{name}"), "ingress", k=5)
+    host, port = await t.harness.address(ingress, f"{s.ns}/{s.names['root']}", 8080)
+    through = Req(f"{s.ns}/{name}", headers=((PASS_ON, f"{host}:{port}"),))
+    await t.reaches(s.client, through, "base", k=5)
     await t.apply(s.split({"v1": 90, "v2": 10}))
-    await t.shares(ingress, s.to(), {"v1": 0.9, "v2": 0.1})
+    await t.shares(s.client, through, {"v1": 0.9, "v2": 0.1})
 
 
 @case("TS-35")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -120,6 +121,32 @@ async def test_bytes_that_are_no_handshake_hurt_nobody(running: Running, first: 
         if first:
             await asyncio.wait_for(reader.read(), 10)
     writer.close()
+    assert (await running.post())[0] == 200
+
+
+async def test_random_requests_inside_tls_hurt_nobody(running: Running) -> None:
+    """Well begun and badly ended, cut off, huge heads, wrong lengths, several at once: the next one is answered."""
+    luck = random.Random(20261124)
+    head = b"POST /validate HTTP/1.1\r\nHost: x\r\n"
+    shapes = (
+        lambda noise: noise,
+        lambda noise: head + noise,
+        lambda noise: head + b"X: " + noise * 200 + b"\r\n\r\n",
+        lambda noise: head + b"Transfer-Encoding: chunked\r\n\r\n" + noise,
+        lambda noise: head + b"Content-Length: %d\r\n\r\n" % len(noise) + noise,
+        lambda noise: head + b"Content-Length: -1\r\nContent-Length: 5\r\n\r\n" + noise,
+        lambda noise: head + b"Content-Length: 99999999999\r\n\r\n" + noise,
+        lambda noise: (head + b"Content-Length: 2\r\n\r\n{}") * 20 + noise,
+    )
+    for place in range(48):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", running.port, ssl=trusting(running.held), server_hostname="localhost"
+        )
+        with suppress(ConnectionError, ssl.SSLError, TimeoutError):
+            writer.write(shapes[place % len(shapes)](luck.randbytes(luck.randrange(1, 300))))
+            await writer.drain()
+            await asyncio.wait_for(reader.read(64), 0.1)
+        writer.transport.abort()
     assert (await running.post())[0] == 200
 
 
