@@ -70,7 +70,11 @@ def run(**options: Any) -> None:
         raise click.UsageError(f"unknown ids: {', '.join(unknown)}; see `smi-conformance list`")
     del target
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: what was learned is reported, all is removed
-    codes = [_once(options, number) for number in range(options["repeat"])]
+    codes: list[int] = []
+    while len(codes) < options["repeat"] and 130 not in codes:
+        codes.append(_once(options, len(codes)))
+    if options["repeat"] > 1:
+        click.echo(f"{codes.count(0)} of {len(codes)} runs without a failure or an error")
     sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
 
 
@@ -109,6 +113,8 @@ def _once(options: dict[str, Any], number: int) -> int:
     code = int(pytest.main(arguments, plugins=[result]))
     if result.report is None:
         click.echo("nothing was run", err=True)
+        if code == pytest.ExitCode.INTERRUPTED:
+            return 130
         return 2 if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED} else 3
     if options["html"] and not result.unwritten:
         try:

@@ -243,6 +243,19 @@ def test_an_interrupted_run_reports_what_it_knows_and_leaves_nothing(place: Plac
     assert place.left() == []
 
 
+def test_a_repeated_run_ends_at_the_first_interruption(place: Place) -> None:
+    process = place.start("-k", "TS-06", "--deadline", "60", "--repeat", "3")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "run 1 of 3\n"
+    deadline = time.monotonic() + 30
+    while not list(place.scratch.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "run 2 of 3" not in said
+
+
 def test_what_is_kept_is_listed(place: Place) -> None:
     code, said = place.run("-k", "TS-01", "--quick", "--keep")
     assert code == 0

@@ -38,6 +38,7 @@ from tests.cluster.mesh import Mesh
 from tests.cluster.shop import API, ASKED, policies, target, workloads
 
 TARGET = ("shop", "web-to-api")
+RESTARTS = 20
 
 
 @pytest.fixture
@@ -130,11 +131,10 @@ async def test_f02_api_down_while_running(mesh: Mesh) -> None:
 @pytest.mark.slow
 async def test_f03_api_restarts_twenty_times(mesh: Mesh) -> None:
     plane = mesh.plane
-    restarts = 20
     async with through_bytes(plane) as (proxy, world):
         pushes, batches = world.pushes, len(world.batches)
         streams = len(world.source._streams)
-        for number in range(1, restarts + 1):
+        for number in range(1, RESTARTS + 1):
             await asyncio.to_thread(plane.restart)
             await world.until(lambda: world.source.cache_age() == 0.0 and world.source.reachable, 30.0)
             for stream in world.source._streams.values():

@@ -59,7 +59,7 @@ async def converting(world: World) -> AsyncIterator[Replica]:
 
 async def read(replica: Replica, path: str) -> Any:
     """GET without stopping the event loop, in which the webhook answers."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             return await asyncio.to_thread(replica.plane.get, path)

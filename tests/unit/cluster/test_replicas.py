@@ -61,7 +61,7 @@ async def listening(leader: Replicas) -> AsyncIterator[str]:
     async def hear(request: web.Request) -> web.Response:
         return web.Response(status=204 if leader.hear(await request.read(), request.headers[SIGNATURE]) else 403)
 
-    metrics = Metrics(lambda: Reading(), "0")
+    metrics = Metrics(Reading, "0")
     server = HealthServer(lambda: Health(ready=True), metrics.registry, [web.post(PATH, hear)])
     port = await server.start("127.0.0.1", 0)
     try:

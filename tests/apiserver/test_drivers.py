@@ -1,13 +1,25 @@
-"""The calls of Argo Rollouts against our CRDs on the real API server."""
+"""The calls of Argo Rollouts and of Flagger against our CRDs on the real API server."""
 
 import uuid
 
 import pytest
 
 from smi_adapter import crds
-from tests.cluster.argo import GROUP, ArgoRollouts, NotOwnedError, Rollout
 from tests.cluster.control_plane import ControlPlane, RequestError
+from tests.cluster.drivers import GROUP, ArgoRollouts, Canary, FlaggerRouter, NotOwnedError, Rollout
 
+STATUS = {
+    "observedGeneration": 1,
+    "conditions": [
+        {
+            "type": "Accepted",
+            "status": "True",
+            "reason": "Accepted",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+    ],
+}
 VERSIONS = ["v1alpha1", "v1alpha2", "v1alpha3"]
 
 
@@ -69,14 +81,7 @@ def test_a_status_from_us_changes_nothing_for_argo(api_server: ControlPlane, nam
     argo, web = ArgoRollouts(api_server, version), rollout(namespace)
     argo.set_weight(web, 10)
     path = f"/apis/{GROUP}/v1alpha4/namespaces/{namespace}/trafficsplits/web"
-    condition = {
-        "type": "Accepted",
-        "status": "True",
-        "reason": "Accepted",
-        "message": "",
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
-    }
-    api_server.patch_status(path, {"observedGeneration": 1, "conditions": [condition]})
+    api_server.patch_status(path, STATUS)
     assert argo.set_weight(web, 10) == "unmodified"
     assert argo.set_weight(web, 20) == "patched"
     kept = api_server.get(path)
@@ -90,3 +95,20 @@ def test_a_version_that_is_not_served_is_an_error_and_not_a_second_split(
     with pytest.raises(RequestError) as refusal:
         ArgoRollouts(api_server, "v1alpha9").set_weight(rollout(namespace), 10)
     assert refusal.value.status == 404
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_flagger_never_resets_a_split_that_carries_our_status(
+    api_server: ControlPlane, namespace: str, version: str
+) -> None:
+    flagger, shop = FlaggerRouter(api_server, version), Canary(namespace, "shop", str(uuid.uuid4()))
+    assert flagger.reconcile(shop) == "created"
+    path = f"/apis/{GROUP}/v1alpha4/namespaces/{namespace}/trafficsplits/shop"
+    api_server.patch_status(path, STATUS)
+    for weight in (50, 100, 0):
+        flagger.set_routes(shop, weight)
+        assert flagger.reconcile(shop) == "kept"
+        assert flagger.routes(shop) == (100 - weight, weight)
+    kept = api_server.get(path)
+    assert kept["status"]["conditions"][0]["type"] == "Accepted"
+    assert kept["metadata"]["ownerReferences"][0]["uid"] == shop.uid
