@@ -8,7 +8,6 @@ the discovery documents say by a hash, so no right to read CRDs is needed.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 from collections.abc import Mapping
@@ -81,7 +80,7 @@ async def look(client: Requests) -> Survey:
     groups = _read(await client.request("GET", "/apis", timeout=10.0), _Groups).groups or []
     wanted = {group for group, _ in schema.served()}
     pairs = [(group.name, item.version) for group in groups if group.name in wanted for item in group.versions]
-    lists = await asyncio.gather(*(_resources(client, *pair) for pair in pairs))
+    lists = [await _resources(client, *pair) for pair in pairs]  # one after the other, on one connection
     found: dict[Kind, dict[str, _Resource]] = {}
     subresources: set[tuple[str, str, str]] = set()
     for (group, version), resources in zip(pairs, lists, strict=True):

@@ -71,7 +71,9 @@ async def test_a_patched_weight_shows_in_the_traffic_of_a_proxy_with_a_token(mes
             assert status.identity == f"spiffe://cluster.local/ns/{mesh.namespace}/sa/web"
 
 
-@pytest.mark.parametrize("name", ["follow", "rotate", "say", "report", "lead", "keep-authority", "keep-signing-keys"])
+@pytest.mark.parametrize(
+    "name", ["follow", "rotate", "say", "report", "lead", "tell-leader", "keep-authority", "keep-signing-keys"]
+)
 async def test_f42_a_core_task_that_ends_ends_the_process(mesh: Mesh, name: str) -> None:
     with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
         async with controller(mesh.plane, settings(mesh.plane)) as (running, _):

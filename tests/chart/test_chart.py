@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from smi_adapter import __version__, crds
 from smi_adapter.settings import ENV_PREFIX, Settings
 from smi_adapter.smi import schema
+from smi_adapter.telemetry import Metrics, Reading
 from tests.chart.rendering import CHART, NAMESPACE, NO_MODEL, VALUES, helm, problems, render, try_render
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -254,6 +256,29 @@ def test_a_digest_wins_over_a_tag() -> None:
     )
     ((_, spec), *_) = _pods(_of(render(None, *arguments), "Deployment"))
     assert spec["containers"][0]["image"] == f"r.example/x/smi-adapter@{digest}"
+
+
+# --------------------------------------------------------------------------------------------------- around the pods
+def test_replicas_reach_each_other_whoever_else_may() -> None:
+    """The ones that do not lead tell the leader what their proxies have acknowledged, on the port of health."""
+    manifests = render(VALUES["everything"])
+    rules = _one(manifests, "NetworkPolicy")["spec"]["ingress"]
+    (health,) = (rule for rule in rules if rule["ports"][0]["port"] == "health")
+    own = {"podSelector": _one(manifests, "NetworkPolicy")["spec"]["podSelector"]}
+    assert own in health["from"]
+    assert len(health["from"]) == 2
+
+
+def test_alerts_are_about_metrics_that_there_are() -> None:
+    there = {
+        name
+        for family in Metrics(Reading).registry.collect()
+        for name in (family.name, f"{family.name}_total", f"{family.name}_bucket")
+    }
+    (group,) = _one(render(VALUES["everything"]), "PrometheusRule")["spec"]["groups"]
+    named = {name for rule in group["rules"] for name in re.findall(r"smi_adapter_\w+", rule["expr"])}
+    assert named
+    assert named <= there
 
 
 # ---------------------------------------------------------------------------------------------------------- rights
