@@ -20,6 +20,7 @@ from smi_adapter import __version__
 _COMMANDS = {
     "analyze": "smi_adapter.cli.offline:analyze",
     "backends": "smi_adapter.cli.offline:backends",
+    "bootstrap": "smi_adapter.cli.bootstrap:bootstrap",
     "bug-report": "smi_adapter.cli.bugreport:bug_report",
     "check": "smi_adapter.cli.check:check",
     "completion": "smi_adapter.cli.completion:completion",
@@ -37,6 +38,7 @@ _COMMANDS = {
 _ABOUT = {
     "analyze": "Lint SMI and Kubernetes objects, in files or in a cluster.",
     "backends": "List the installed backends and what each can do.",
+    "bootstrap": "Print what the sidecars of a namespace start with.",
     "bug-report": "Collect what a bug report needs, without secrets.",
     "check": "Check the installation and the cluster.",
     "completion": "Print the completion script of a shell.",
@@ -46,7 +48,7 @@ _ABOUT = {
     "diff": "Show what would change in the mesh if files were applied.",
     "explain": "Say what happens to one request, and why.",
     "get": "List SMI objects: splits, targets, routes, bindings.",
-    "run": "Serve a directory of YAML with real Envoys, without a cluster.",
+    "run": "Be the controller of a cluster, or serve a directory with real Envoys.",
     "status": "Show what a running `smi-adapter run` does: proxies, versions, findings.",
     "translate": "Print any stage of the translation, offline.",
     "uninstall": "Take away what the controller has put into the cluster.",
