@@ -29,7 +29,7 @@ from smi_adapter.cluster import replicas
 from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
-from smi_adapter.cluster.lease import Lease
+from smi_adapter.cluster.lease import Lease, LeaseExpiredError
 from smi_adapter.cluster.reporting import Now, Reporting
 from smi_adapter.cluster.residents import Residents
 from smi_adapter.cluster.source import ClusterSource
@@ -74,6 +74,14 @@ class ClusterView(Source, Protocol):
         """Return the seconds since the cache was last known to be current."""
         ...
 
+    def event_ages(self) -> Mapping[str, float]:
+        """Return how long ago the last change of each kind came, in seconds."""
+        ...
+
+    def relists(self) -> Mapping[tuple[str, str], int]:
+        """Return how often each kind had to be listed again, by (kind, why)."""
+        ...
+
     def manifest(self, ref: Ref) -> RawObject | None:
         """Return an object with what tells one state of it from another: `uid`, `resourceVersion`, `status`."""
         ...
@@ -110,7 +118,7 @@ class Controller:
         me = socket.gethostname()
         holder = f"{me}_{secrets.token_hex(4)}"
         self._lease = Lease(client, client.namespace, settings.lease, holder)
-        self._reporting = Reporting(client, settings.backend, me, self._lease.left)
+        self._reporting = Reporting(client, settings.backend, me, self._lease.left, namespaces=settings.namespaces)
         applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
         self._applier, self._manifests = applier, ManifestDelivery(applier)
         self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
@@ -238,12 +246,21 @@ class Controller:
     # ------------------------------------------------------------------------------------------------- reporting
 
     async def _lead(self) -> None:
-        """Hold the Lease, or wait for it; whoever holds it writes status and Events. Losing it ends the process."""
+        """Hold the Lease, or wait for it; whoever holds it writes status and Events."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._lease.run())
+            tasks.create_task(self._hold_lease())
             await self._lease.acquired.wait()
             tasks.create_task(self._applier.run())
             await self._reporting.write()
+
+    async def _hold_lease(self) -> None:
+        """Be a candidate for ever: a Lease that ran out ends the writing, one that somebody took the process.
+
+        While the API server is away proxies are served on (F2), and each write asks by itself how long it may.
+        """
+        while True:
+            with contextlib.suppress(LeaseExpiredError):
+                await self._lease.run()
 
     async def _tell_leader(self) -> None:
         """Tell whoever leads what the proxies of this replica have acknowledged."""
@@ -403,6 +420,8 @@ class Controller:
         return Reading(
             config_age=time.monotonic() - self._changed_at,
             cache_age=self._source.cache_age(),
+            event_ages=self._source.event_ages(),
+            restarts=self._source.relists(),
             findings=Counter(item.code for item in self._said),
             proxies={
                 "in_sync": sum(proxy.in_sync for proxy in proxies),

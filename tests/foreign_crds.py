@@ -52,6 +52,27 @@ def crds(mesh: str) -> list[dict[str, Any]]:
     return [_crd(mesh, kind, *versions) for kind, versions in MESHES[mesh].items()]
 
 
+def gateway_api() -> list[dict[str, Any]]:
+    """Return stand-ins for the kinds of the Gateway API that our backend writes."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = {"openAPIV3Schema": _object(spec=anything, status=anything)}
+    group, why = "gateway.networking.k8s.io", "api-approved.kubernetes.io"
+    return [
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"{plural}.{group}", "annotations": {why: "unapproved, a stand-in for tests"}},
+            "spec": {
+                "group": group,
+                "scope": "Namespaced",
+                "names": {"kind": kind, "plural": plural},
+                "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+            },
+        }
+        for kind, plural, version in (("HTTPRoute", "httproutes", "v1"), ("TCPRoute", "tcproutes", "v1alpha2"))
+    ]
+
+
 def _crd(
     mesh: str, kind: tuple[str, str, str, str], served: tuple[str, ...], unserved: tuple[str, ...], stored: str
 ) -> dict[str, Any]:

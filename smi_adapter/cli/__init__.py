@@ -13,12 +13,14 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from smi_adapter import __version__
 
 _COMMANDS = {
     "analyze": "smi_adapter.cli.offline:analyze",
     "backends": "smi_adapter.cli.offline:backends",
+    "bootstrap": "smi_adapter.cli.bootstrap:bootstrap",
     "bug-report": "smi_adapter.cli.bugreport:bug_report",
     "check": "smi_adapter.cli.check:check",
     "completion": "smi_adapter.cli.completion:completion",
@@ -36,6 +38,7 @@ _COMMANDS = {
 _ABOUT = {
     "analyze": "Lint SMI and Kubernetes objects, in files or in a cluster.",
     "backends": "List the installed backends and what each can do.",
+    "bootstrap": "Print what the sidecars of a namespace start with.",
     "bug-report": "Collect what a bug report needs, without secrets.",
     "check": "Check the installation and the cluster.",
     "completion": "Print the completion script of a shell.",
@@ -45,7 +48,7 @@ _ABOUT = {
     "diff": "Show what would change in the mesh if files were applied.",
     "explain": "Say what happens to one request, and why.",
     "get": "List SMI objects: splits, targets, routes, bindings.",
-    "run": "Serve a directory of YAML with real Envoys, without a cluster.",
+    "run": "Be the controller of a cluster, or serve a directory with real Envoys.",
     "status": "Show what a running `smi-adapter run` does: proxies, versions, findings.",
     "translate": "Print any stage of the translation, offline.",
     "uninstall": "Take away what the controller has put into the cluster.",
@@ -68,6 +71,11 @@ class _LazyGroup(click.Group):
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any of them."""
+        found = [CompletionItem(name, help=_ABOUT[name]) for name in sorted(_COMMANDS) if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any of them."""

@@ -8,10 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
-import yaml
 
 from smi_adapter.cli import cluster, output
-from smi_adapter.cli.world import Where, of_cluster, settings_of
 from smi_adapter.findings import Ref, printable
 from smi_adapter.smi import quantity, wire
 from smi_adapter.smi.objects import (
@@ -207,13 +205,17 @@ def _shower(kind: str, form: str, everywhere: bool, no_headers: bool) -> _Show:
     if form == "json":
         return lambda found, _: click.echo(output.as_json(_as_list(found)))
     if form == "yaml":
-        return lambda found, _: click.echo(
-            yaml.safe_dump(_as_list(found), sort_keys=False, allow_unicode=True), nl=False
-        )
+        return lambda found, _: click.echo(_yaml(_as_list(found)), nl=False)
     if form.startswith("jsonpath="):
         query = output.jsonpath(form.removeprefix("jsonpath="))
         return lambda found, _: click.echo(query(_as_list(found)))
     raise click.UsageError(f"there is no output {form!r}; there are table, wide, yaml, json, name and jsonpath=…")
+
+
+def _yaml(value: Any) -> str:
+    import yaml  # noqa: PLC0415 - most answers are tables
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
 
 
 def _named(raw: Mapping[str, Any]) -> str:
@@ -278,6 +280,8 @@ def describe(what: tuple[str, ...], namespace: str | None, access: cluster.Acces
 
     Exit status 0: shown; 1: it is not there; 3: the cluster cannot be reached.
     """
+    from smi_adapter.cli.world import Where, of_cluster, settings_of  # noqa: PLC0415 - `get` starts without it
+
     kind, name = _slash(what)
     if not name:
         raise click.UsageError("describe needs a name: describe KIND NAME")
@@ -309,7 +313,7 @@ def _described(raw: Mapping[str, Any]) -> list[str]:
     if metadata.get("labels"):
         head.append("Labels: " + ", ".join(f"{key}={value}" for key, value in sorted(metadata["labels"].items())))
     body = {key: value for key, value in raw.items() if key not in {"apiVersion", "kind", "metadata", "status"}}
-    text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120).rstrip()
+    text = _yaml(body).rstrip()
     parts = [printable_lines("\n".join(head)), printable_lines(text)]
     stale = status.get("observedGeneration") not in {None, metadata.get("generation")}
     parts.append(_conditions("Conditions" + (" (of an earlier generation)" if stale else ""), status.get("conditions")))

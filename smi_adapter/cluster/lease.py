@@ -4,7 +4,7 @@ Serving proxies, webhooks and metrics never depends on it. Own code, because a l
 the clock while a request hangs is how two leaders come about. The rules (kubernetes.md, 1.4):
 
 - our hold is judged by our monotonic clock since the *start* of the last renewal that worked; a renewal, however it
-  hangs, ends with the renew deadline, and then the lease is lost and the process has to end;
+  hangs, ends with the renew deadline, and then the lease is lost and nothing may be written any more;
 - another holder is judged by when *we* saw its record change, never by the time that stands in it;
 - every write of the Lease carries its resourceVersion, so of two candidates one fails.
 
@@ -44,6 +44,13 @@ class Timing:
 
 class LeaseLostError(Exception):
     """We were the leader and are not any more: the process has to end, so that nothing of it writes on."""
+
+
+class LeaseExpiredError(LeaseLostError):
+    """We could not renew in time, as the API is away or we were frozen.
+
+    Nothing may be written, but there is much to serve, and nobody else could do it better: run again (F2).
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ class Lease:
                     while not await self._once(self._renew, self._timing.renew / 2):  # noqa: ASYNC110
                         await asyncio.sleep(self._timing.retry)
             except TimeoutError:
-                self._lost("it could not be renewed in time")
+                self._lost("it could not be renewed in time", LeaseExpiredError)
 
     async def _once(self, attempt: Callable[[float], Any], limit: float) -> bool:
         """Try once; False for whatever may be better the next time."""
@@ -169,12 +176,12 @@ class Lease:
         self._renewed = started
         return True
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, kind: type[LeaseLostError] = LeaseLostError) -> None:
         self._renewed = None
         _log.error("lost the lease: %s", why)
         if self._on_lost is not None:
             self._on_lost()
-        raise LeaseLostError(why)
+        raise kind(why)
 
     # ---------------------------------------------------------------------------------------------------- acquiring
 

@@ -59,9 +59,18 @@ class _Published:
 class Reporting:
     """Tells users, in the cluster, how their objects stand. `left`: see `Lease.left`; `instance`: the pod's name."""
 
-    def __init__(self, api: Api, backend: str, instance: str, left: Callable[[], float], pause: float = 0.1) -> None:
+    def __init__(  # noqa: PLR0913 - what there is to choose
+        self,
+        api: Api,
+        backend: str,
+        instance: str,
+        left: Callable[[], float],
+        *,
+        namespaces: tuple[str, ...] = (),
+        pause: float = 0.1,
+    ) -> None:
         self.reporter = Reporter(backend)
-        self.status = StatusWriter(api, left)
+        self.status = StatusWriter(api, left, namespaces=namespaces)
         self.events = EventRecorder(api, instance, left)
         self._book = EventBook()
         self._left = left

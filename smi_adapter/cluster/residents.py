@@ -50,10 +50,10 @@ class Residents:
 
     def follow(self, batch: Mapping[Ref, RawObject | None]) -> None:
         """Take a batch of changed objects (None: deleted); other kinds are passed over."""
-        for ref, raw in batch.items():
-            if ref.group:
+        for ref in batch:
+            if ref.group or ref.kind not in {"Pod", "ServiceAccount"}:
                 continue
-            key = (ref.namespace, ref.name)
+            key, raw = (ref.namespace, ref.name), batch[ref]
             if ref.kind == "Pod":
                 if raw is None:
                     self.pods.pop(key, None)

@@ -56,6 +56,23 @@ Stream: TypeAlias = Reflector | NamespacePoll
 _Place: TypeAlias = tuple[str, str, str]
 
 
+class _Manifests(Mapping[Ref, RawObject | None]):
+    """A batch. Manifests are made when they are looked at: those of a first sync would be a peak that stays."""
+
+    def __init__(self, found: Mapping[Ref, tuple[Stream, Kept] | None]) -> None:
+        self._found = found
+
+    def __getitem__(self, ref: Ref) -> RawObject | None:
+        found = self._found[ref]
+        return found and found[0].projection.raw(found[1])
+
+    def __iter__(self) -> Iterator[Ref]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 class ClusterSource:
     """Follows one API server; implements `sources.Source`.
 
@@ -115,6 +132,20 @@ class ClusterSource:
         """Return how long ago the last change of a kind came; None: never."""
         times = [stream.last_event for stream in self._of(kind) if stream.last_event is not None]
         return time.monotonic() - max(times) if times else None
+
+    def event_ages(self) -> Mapping[str, float]:
+        """Return the same for every kind of which a change came."""
+        kinds = {stream.resource.kind for stream in self._streams.values()}
+        return {kind: age for kind in kinds if (age := self.last_event_age(kind)) is not None}
+
+    def relists(self) -> Mapping[tuple[str, str], int]:
+        """Return how often each kind had to be listed again, by (kind, `list`)."""
+        counts: dict[tuple[str, str], int] = {}
+        for stream in self._streams.values():
+            if isinstance(stream, Reflector):
+                place = (stream.resource.kind, "list")
+                counts[place] = counts.get(place, 0) + max(0, stream.lists - 1)
+        return counts
 
     def stream_ages(self) -> Mapping[str, float]:
         """Return the age of each kind's stream, in seconds."""
@@ -199,11 +230,11 @@ class ClusterSource:
     def _wake_up(self, _task: object = None) -> None:
         self._wake.set()
 
-    def _batch(self) -> dict[Ref, RawObject | None]:
+    def _batch(self) -> Batch:
         pending, self._pending = self._pending, {}
         if self._selected is not None:
             pending = self._selected_only(pending, self._selected)
-        return {ref: found and found[0].projection.raw(found[1]) for ref, found in pending.items()}
+        return _Manifests(pending)
 
     def _selected_only(
         self, pending: dict[Ref, tuple[Stream, Kept] | None], before: set[str]

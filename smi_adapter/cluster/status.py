@@ -110,13 +110,14 @@ class _Served:
 
 
 class StatusWriter:
-    """Writes reports; only while `left()` says that there is time for it."""
+    """Writes reports; only while `left()` says that there is time for it. `namespaces`: the only ones with rights."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what there is to choose
         self,
         api: Api,
         left: Callable[[], float],
         *,
+        namespaces: tuple[str, ...] = (),
         workers: int = 8,
         patience: Patience = Patience(),
         timeout: float = 10.0,
@@ -124,6 +125,7 @@ class StatusWriter:
         self.counts = Counts()
         self._api = api
         self._left = left
+        self._namespaces = namespaces
         self._workers = workers
         self._patience = patience
         self._timeout = timeout
@@ -362,18 +364,22 @@ class StatusWriter:
             )
             if unknown < _WORTH_A_LIST:
                 return
-            path = Resource(group, served.versions[0], PLURALS[kind], kind).path()
-            query = {"limit": str(_PAGE)}
-            while True:
-                page = read(await self._api.request("GET", path, query=query), _List)
-                for item in page.items or ():
-                    meta = item.metadata
-                    ref = Ref(kind, meta.namespace, meta.name, group)
-                    self._known[ref] = _Known(meta.uid, meta.resourceVersion, item.status or {})
-                if not page.metadata.continue_:
-                    break
-                query["continue"] = page.metadata.continue_
             self._learned.add((group, kind))
+            resource = Resource(group, served.versions[0], PLURALS[kind], kind)
+            for namespace in self._namespaces or ("",):
+                await self._learn_from(resource, namespace)
+
+    async def _learn_from(self, resource: Resource, namespace: str) -> None:
+        query = {"limit": str(_PAGE)}
+        while True:
+            page = read(await self._api.request("GET", resource.path(namespace), query=query), _List)
+            for item in page.items or ():
+                meta = item.metadata
+                ref = Ref(resource.kind, meta.namespace, meta.name, resource.group)
+                self._known[ref] = _Known(meta.uid, meta.resourceVersion, item.status or {})
+            if not page.metadata.continue_:
+                return
+            query["continue"] = page.metadata.continue_
 
     async def _versions(self, group: str, kind: str) -> _Served:
         """Ask which versions are served, and which of them with a status; twice a minute at most."""

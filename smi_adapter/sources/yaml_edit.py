@@ -175,7 +175,8 @@ class _Edit:
         column = node.start_mark.column
         for after, index in come:
             like = node.value[max(after, 0)]
-            piece = _item(new[index], column, flow=like.flow_style is not False)
+            flow = not (isinstance(like, yaml.CollectionNode) and like.flow_style is False)
+            piece = _item(new[index], column, flow=flow)
             if after < 0:
                 start = self._text.rfind("\n", 0, self._dash(like.start_mark.index)) + 1
                 self._edits.append((start, start, piece.removeprefix("\n") + "\n"))

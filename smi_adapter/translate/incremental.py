@@ -237,10 +237,11 @@ class Run:
     def _note(self, step: str, key: Any, before: frozenset[Token], after: frozenset[Token]) -> None:
         if self._reads[step].get(key) is None or before != after:
             self._reads[step].put(key, after)
+        reader = (step, key)
         for token in after - before:
-            self._gained[token].add((step, key))
+            self._gained[token].add(reader)
         for token in before - after:
-            self._lost[token].add((step, key))
+            self._lost[token].add(reader)
 
     def state(self) -> State:
         """Return the State of everything computed so far."""
@@ -262,13 +263,14 @@ def regrouped(
     if not gained and not lost:
         return tables
     drafts: dict[str, Draft[Any, frozenset[Any]]] = {}
+    equal: dict[frozenset[Any], frozenset[Any]] = {}  # pods of one owner are read by the same: one set for all
     for table, key in gained.keys() | lost.keys():
         draft = drafts.get(table)
         if draft is None:
             draft = drafts[table] = Draft(tables.get(table, _empty()))
         members = (draft.get(key) or frozenset()) - lost.get((table, key), set()) | gained.get((table, key), set())
         if members:
-            draft.put(key, members)
+            draft.put(key, equal.setdefault(members, members))
         else:
             draft.drop(key)
     merged = {**tables, **{table: draft.frozen() for table, draft in drafts.items()}}

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from smi_adapter.cli import bootstrap, main
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.mesh import Mesh, controller, install_crds, ready, servers, settings
+from tests.cluster.mesh import (
+    SERVER_NAME,
+    Mesh,
+    ProjectedToken,
+    controller,
+    install_crds,
+    ready,
+    servers,
+    settings,
+    until,
+)
 from tests.live.apps import http_app
+from tests.live.envoys import EnvoyProcess
 
 pytestmark = pytest.mark.live
 
@@ -56,7 +71,9 @@ async def test_a_patched_weight_shows_in_the_traffic_of_a_proxy_with_a_token(mes
             assert status.identity == f"spiffe://cluster.local/ns/{mesh.namespace}/sa/web"
 
 
-@pytest.mark.parametrize("name", ["follow", "rotate", "say", "report", "lead", "keep-authority", "keep-signing-keys"])
+@pytest.mark.parametrize(
+    "name", ["follow", "rotate", "say", "report", "lead", "tell-leader", "keep-authority", "keep-signing-keys"]
+)
 async def test_f42_a_core_task_that_ends_ends_the_process(mesh: Mesh, name: str) -> None:
     with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
         async with controller(mesh.plane, settings(mesh.plane)) as (running, _):
@@ -136,3 +153,34 @@ async def test_in_a_pod_the_client_needs_three_files_and_two_variables(
         assert refused.value.status == 403
     finally:
         await client.close()
+
+
+async def test_a_sidecar_starts_from_the_printed_config_map(mesh: Mesh, apps: None, tmp_path: Path) -> None:
+    chosen = settings(mesh.plane)
+    async with controller(mesh.plane, chosen) as (running, _):
+        await ready(running)
+        flags = ["-n", mesh.namespace, "--controller-namespace", "default", "--kubeconfig", str(mesh.plane.kubeconfig)]
+        done = await asyncio.to_thread(CliRunner().invoke, main, ["bootstrap", *flags])
+        assert done.exit_code == 0, done.output
+        printed = yaml.safe_load(done.output)
+        assert "PRIVATE KEY" not in done.output
+        await asyncio.to_thread(mesh.plane.kubectl, "apply", "-f", "-", stdin=done.output)
+        # As in a pod, but for the places: no mounts here, no DNS, and the pod's address has to be bound.
+        token = ProjectedToken(tmp_path / "token")
+        token.write(mesh.token("web", "web-1"))
+        for name, text in printed["data"].items():
+            moved = text.replace("/etc/smi-adapter", str(tmp_path)).replace(bootstrap.TOKEN, str(token.folder))
+            (tmp_path / name).write_text(moved.replace(bootstrap.ADMIN, str(tmp_path / "admin.sock")))
+        config = json.loads((tmp_path / "envoy.json").read_text())
+        xds = config["static_resources"]["clusters"][0]
+        address = xds["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+        assert address["address"] == SERVER_NAME
+        address["address"] = chosen.xds_address.rpartition(":")[0]
+        config["cluster_manager"] = {
+            "upstream_bind_config": {"source_address": {"address": mesh.addresses["web-1"], "port_value": 0}}
+        }
+        config["static_resources"]["listeners"] = []
+        who = ("--service-node", f"{mesh.namespace}/web-1", "--service-cluster", mesh.namespace)
+        with EnvoyProcess.start(config, tmp_path / "envoy", flags=who) as envoy:
+            await envoy.ready()
+            await until(lambda: [proxy.in_sync for proxy in running.server.proxies()] == [True])

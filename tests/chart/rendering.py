@@ -14,6 +14,8 @@ CHART = Path(__file__).parent.parent.parent / "charts" / "smi-adapter"
 VALUES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))}
 HELM = Path(sys.executable).parent / "helm"
 NAMESPACE = "mesh"
+WATCHED = ("shop", "bank")
+"""The namespaces of the variant `namespaced`."""
 
 # Kinds of others, of which the Kubernetes client has no models.
 NO_MODEL = {"Certificate", "Issuer", "PrometheusRule", "ServiceMonitor"}
@@ -38,6 +40,16 @@ def try_render(
     """Render the chart, which may fail."""
     files = ("--values", str(values)) if values else ()
     return helm("template", release, str(CHART), "--namespace", NAMESPACE, *files, *arguments)
+
+
+def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Return the manifests of a kind."""
+    return [item for item in manifests if item["kind"] == kind]
+
+
+def is_hook(item: Mapping[str, Any]) -> bool:
+    """Tell whether Helm makes the object only at some moment, and removes it afterwards."""
+    return "helm.sh/hook" in (item["metadata"].get("annotations") or {})
 
 
 def problems(item: Mapping[str, Any]) -> Iterator[str]:

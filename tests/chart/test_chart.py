@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,26 @@ import yaml
 from smi_adapter import __version__, crds
 from smi_adapter.settings import ENV_PREFIX, Settings
 from smi_adapter.smi import schema
-from tests.chart.rendering import CHART, NAMESPACE, NO_MODEL, VALUES, helm, problems, render, try_render
+from smi_adapter.telemetry import Metrics, Reading
+from tests.chart.rendering import (
+    CHART,
+    NAMESPACE,
+    NO_MODEL,
+    VALUES,
+    WATCHED,
+    helm,
+    is_hook,
+    of_kind,
+    problems,
+    render,
+    try_render,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
-WATCHED = ("shop", "bank")
-SMI = {(group, crds.plural(kind)) for group, kind in schema.served()}
-
-
-@pytest.fixture(scope="module", params=VALUES)
-def variant(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
-    return request.param, render(VALUES[request.param])
-
-
-def _of(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [item for item in manifests if item["kind"] == kind]
 
 
 def _one(manifests: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    (item,) = _of(manifests, kind)
+    (item,) = of_kind(manifests, kind)
     return item
 
 
@@ -119,9 +122,9 @@ def test_selectors_find_the_pods(variant: tuple[str, list[dict[str, Any]]]) -> N
     deployment = _one(manifests, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     selectors = [deployment["spec"]["selector"]["matchLabels"]]
-    selectors += [item["spec"]["selector"] for item in _of(manifests, "Service")]
-    selectors += [item["spec"]["selector"]["matchLabels"] for item in _of(manifests, "PodDisruptionBudget")]
-    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in _of(manifests, "NetworkPolicy")]
+    selectors += [item["spec"]["selector"] for item in of_kind(manifests, "Service")]
+    selectors += [item["spec"]["selector"]["matchLabels"] for item in of_kind(manifests, "PodDisruptionBudget")]
+    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in of_kind(manifests, "NetworkPolicy")]
     for selector in selectors:
         assert selector
         assert selector.items() <= labels.items()
@@ -138,11 +141,11 @@ def test_every_port_that_is_named_is_there(variant: tuple[str, list[dict[str, An
     manifests = variant[1]
     (container,) = _one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     names = {port["name"]: port["containerPort"] for port in container["ports"]}
-    used = {port["targetPort"] for item in _of(manifests, "Service") for port in item["spec"]["ports"]}
+    used = {port["targetPort"] for item in of_kind(manifests, "Service") for port in item["spec"]["ports"]}
     used |= {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
     used |= {
         port["port"]
-        for item in _of(manifests, "NetworkPolicy")
+        for item in of_kind(manifests, "NetworkPolicy")
         for rule in item["spec"]["ingress"]
         for port in rule["ports"]
     }
@@ -173,13 +176,15 @@ def test_the_controller_takes_every_setting_that_the_chart_gives(
 def test_names_in_settings_are_those_of_objects(variant: tuple[str, list[dict[str, Any]]]) -> None:
     manifests = variant[1]
     environment = _environment(manifests)
-    assert environment["SMI_ADAPTER_XDS_SERVICE"] in {item["metadata"]["name"] for item in _of(manifests, "Service")}
+    assert environment["SMI_ADAPTER_XDS_SERVICE"] in {
+        item["metadata"]["name"] for item in of_kind(manifests, "Service")
+    }
     assert environment["SMI_ADAPTER_AUTHORITY_SECRET"] in {
-        item["metadata"]["name"] for item in _of(manifests, "Secret")
+        item["metadata"]["name"] for item in of_kind(manifests, "Secret")
     }
     leases = [
         rule["resourceNames"]
-        for role in _of(manifests, "Role")
+        for role in of_kind(manifests, "Role")
         for rule in role["rules"]
         if "leases" in rule["resources"] and "resourceNames" in rule
     ]
@@ -188,7 +193,7 @@ def test_names_in_settings_are_those_of_objects(variant: tuple[str, list[dict[st
 
 # ------------------------------------------------------------------------------------------------------------ CRDs
 def test_the_crds_are_ours_and_are_kept() -> None:
-    found = {crds.name_of(item): item for item in _of(render(), "CustomResourceDefinition")}
+    found = {crds.name_of(item): item for item in of_kind(render(), "CustomResourceDefinition")}
     assert found.keys() == {crds.name_of(crd) for crd in crds.definitions()}
     for crd in crds.definitions():
         item = found[crds.name_of(crd)]
@@ -197,17 +202,17 @@ def test_the_crds_are_ours_and_are_kept() -> None:
 
 
 def test_the_crds_can_be_left_to_others_or_to_the_release() -> None:
-    assert not _of(render(None, "--set", "crds.install=false"), "CustomResourceDefinition")
-    for item in _of(render(None, "--set", "crds.keep=false"), "CustomResourceDefinition"):
+    assert not of_kind(render(None, "--set", "crds.install=false"), "CustomResourceDefinition")
+    for item in of_kind(render(None, "--set", "crds.keep=false"), "CustomResourceDefinition"):
         assert "annotations" not in item["metadata"]
 
 
 def test_a_conversion_webhook_is_opt_in_and_names_our_service() -> None:
-    for item in _of(render(), "CustomResourceDefinition"):
+    for item in of_kind(render(), "CustomResourceDefinition"):
         assert item["spec"]["conversion"] == {"strategy": "None"}
     manifests = render(None, "--set", "webhooks.conversion.enabled=true")
-    services = {item["metadata"]["name"] for item in _of(manifests, "Service")}
-    for item in _of(manifests, "CustomResourceDefinition"):
+    services = {item["metadata"]["name"] for item in of_kind(manifests, "Service")}
+    for item in of_kind(manifests, "CustomResourceDefinition"):
         client = item["spec"]["conversion"]["webhook"]["clientConfig"]
         assert client["service"]["name"] in services
         assert "caBundle" not in client
@@ -238,8 +243,8 @@ def test_every_pod_passes_pod_security_restricted(variant: tuple[str, list[dict[
 
 def test_one_replica_has_no_disruption_budget() -> None:
     """It would only stop the draining of a node."""
-    assert _of(render(), "PodDisruptionBudget")
-    assert not _of(render(None, "--set", "replicas=1"), "PodDisruptionBudget")
+    assert of_kind(render(), "PodDisruptionBudget")
+    assert not of_kind(render(None, "--set", "replicas=1"), "PodDisruptionBudget")
 
 
 def test_a_digest_wins_over_a_tag() -> None:
@@ -252,104 +257,31 @@ def test_a_digest_wins_over_a_tag() -> None:
         "--set",
         "image.registry=r.example/x",
     )
-    ((_, spec), *_) = _pods(_of(render(None, *arguments), "Deployment"))
+    ((_, spec), *_) = _pods(of_kind(render(None, *arguments), "Deployment"))
     assert spec["containers"][0]["image"] == f"r.example/x/smi-adapter@{digest}"
 
 
-# ---------------------------------------------------------------------------------------------------------- rights
-def _grants(manifests: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the roles of service accounts with each rule (those for people are another matter)."""
-    bound = {
-        (item["roleRef"]["kind"], item["roleRef"]["name"], item["metadata"].get("namespace", ""))
-        for item in manifests
-        if item["kind"] in {"RoleBinding", "ClusterRoleBinding"}
+# --------------------------------------------------------------------------------------------------- around the pods
+def test_replicas_reach_each_other_whoever_else_may() -> None:
+    """The ones that do not lead tell the leader what their proxies have acknowledged, on the port of health."""
+    manifests = render(VALUES["everything"])
+    rules = _one(manifests, "NetworkPolicy")["spec"]["ingress"]
+    (health,) = (rule for rule in rules if rule["ports"][0]["port"] == "health")
+    own = {"podSelector": _one(manifests, "NetworkPolicy")["spec"]["podSelector"]}
+    assert own in health["from"]
+    assert len(health["from"]) == 2
+
+
+def test_alerts_are_about_metrics_that_there_are() -> None:
+    there = {
+        name
+        for family in Metrics(Reading).registry.collect()
+        for name in (family.name, f"{family.name}_total", f"{family.name}_bucket")
     }
-    for item in manifests:
-        if item["kind"] in {"Role", "ClusterRole"}:
-            assert not item.get("aggregationRule")
-            if (item["kind"], item["metadata"]["name"], item["metadata"].get("namespace", "")) in bound:
-                for rule in item["rules"]:
-                    yield item, rule
-
-
-def _is_hook(item: Mapping[str, Any]) -> bool:
-    return "helm.sh/hook" in (item["metadata"].get("annotations") or {})
-
-
-def test_nothing_is_ever_granted_that_must_not_be(variant: tuple[str, list[dict[str, Any]]]) -> None:
-    """The list of kubernetes.md 6 and security.md 8."""
-    for role, rule in _grants(variant[1]):
-        where = f"{role['kind']} {role['metadata']['name']}: {rule}"
-        assert not {"*"} & {*rule.get("apiGroups", ()), *rule.get("resources", ()), *rule["verbs"]}, where
-        assert not {"escalate", "bind", "impersonate"} & {*rule["verbs"]}, where
-        assert "nonResourceURLs" not in rule, where
-        for resource in rule["resources"]:
-            assert not resource.startswith(("pods/", "nodes", "configmaps", "roles", "clusterroles")), where
-            if resource == "secrets":
-                assert role["kind"] == "Role", where
-                assert role["metadata"]["namespace"] == NAMESPACE, where
-                assert rule["resourceNames"], where
-                assert {*rule["verbs"]} <= {"get", "patch"}, where
-            if resource in {"customresourcedefinitions", "validatingwebhookconfigurations"}:
-                assert rule["resourceNames"], where
-                assert {*rule["verbs"]} <= {"get", "patch"}, where
-            assert resource not in {"mutatingwebhookconfigurations", "apiservices"}, where
-            if any((group, resource) in SMI for group in rule["apiGroups"]):
-                assert {*rule["verbs"]} == {"get", "list", "watch"}, where
-
-
-def test_the_controller_may_read_every_smi_kind_and_write_its_status(
-    variant: tuple[str, list[dict[str, Any]]],
-) -> None:
-    name, manifests = variant
-    reading, writing = set(), set()
-    for _, rule in _grants([item for item in manifests if not _is_hook(item)]):
-        for group in rule["apiGroups"]:
-            for resource in rule["resources"]:
-                if group.endswith("smi-spec.io") and {"get", "list", "watch"} <= {*rule["verbs"]}:
-                    reading.add((group, resource))
-                if group.endswith("smi-spec.io") and "patch" in rule["verbs"]:
-                    writing.add((group, resource))
-    assert reading == SMI, name
-    assert writing == {(group, f"{resource}/status") for group, resource in SMI}, name
-
-
-def test_in_chosen_namespaces_all_reading_is_by_roles() -> None:
-    manifests = render(VALUES["namespaced"])
-    for role, rule in _grants(manifests):
-        if role["kind"] == "ClusterRole":
-            assert rule == {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
-    assert {item["metadata"]["namespace"] for item in _of(manifests, "Role")} == {NAMESPACE, *WATCHED}
-
-
-def test_only_the_selected_backend_may_write_its_kinds() -> None:
-    def groups(*arguments: str) -> set[str]:
-        return {group for _, rule in _grants(render(None, *arguments)) for group in rule["apiGroups"]}
-
-    assert "gateway.networking.k8s.io" not in groups("--set", "webhooks.conversion.enabled=true")
-    assert "gateway.networking.k8s.io" in groups("--set", "settings.backend=gateway_api")
-
-
-def test_with_cert_manager_nothing_cluster_wide_may_be_patched() -> None:
-    for role, rule in _grants(render(VALUES["cert-manager"])):
-        if role["kind"] == "ClusterRole" and not _is_hook(role):
-            assert not {"customresourcedefinitions", "validatingwebhookconfigurations"} & {*rule["resources"]}
-
-
-def test_who_edits_routes_traffic_and_only_who_administers_grants_access() -> None:
-    """TN8 of security.md."""
-    roles = {
-        label.removeprefix("rbac.authorization.k8s.io/aggregate-to-"): item["rules"]
-        for item in _of(render(), "ClusterRole")
-        for label in item["metadata"]["labels"]
-        if label.startswith("rbac.authorization.k8s.io/aggregate-to-")
-    }
-    assert roles.keys() == {"view", "edit", "admin"}
-    can = {name: {resource for rule in rules for resource in rule["resources"]} for name, rules in roles.items()}
-    assert can["view"] == {crds.plural(kind) for _, kind in schema.served()}
-    assert can["edit"] == {"trafficsplits", "httproutegroups", "tcproutes", "udproutes"}
-    assert can["admin"] == {"traffictargets", "identitybindings"}
-    assert all({*rule["verbs"]} == {"get", "list", "watch"} for rule in roles["view"])
+    (group,) = _one(render(VALUES["everything"]), "PrometheusRule")["spec"]["groups"]
+    named = {name for rule in group["rules"] for name in re.findall(r"smi_adapter_\w+", rule["expr"])}
+    assert named
+    assert named <= there
 
 
 # -------------------------------------------------------------------------------------------------------- webhooks
@@ -375,7 +307,7 @@ def test_the_bundle_is_left_to_the_controller(variant: tuple[str, list[dict[str,
 
 
 def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> None:
-    for item in _of(variant[1], "Secret"):
+    for item in of_kind(variant[1], "Secret"):
         assert not item.keys() & {"data", "stringData"}
 
 
@@ -389,9 +321,9 @@ def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> No
         (("webhooks.conversion.enabled=true", "uninstallHook.enabled=false"), False),
     ],
 )
-def test_a_job_takes_away_what_helm_does_not_know_of(values: tuple[str, ...], job: bool) -> None:
+def test_a_job_takes_away_what_helm_does_not_knowof_kind(values: tuple[str, ...], job: bool) -> None:
     manifests = render(None, *(argument for value in values for argument in ("--set", value)))
-    hooks = [item for item in manifests if _is_hook(item) and item["kind"] != "Pod"]
+    hooks = [item for item in manifests if is_hook(item) and item["kind"] != "Pod"]
     kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"] if job else []
     assert [item["kind"] for item in hooks] == kinds
     for item in hooks:

@@ -82,6 +82,13 @@ def test_an_item_is_added_in_the_style_of_its_neighbour() -> None:
     assert lines(SPLIT, after) == ([], ["  - {service: three, weight: 1}"])
 
 
+def test_lists_of_plain_values_grow_and_shrink() -> None:
+    text = "args:\n- one # first\n- two\n"
+    assert changed(text, lambda new: new["args"].append("three")) == text + "- three\n"
+    assert changed(text, lambda new: new["args"].insert(1, "half")) == "args:\n- one # first\n- half\n- two\n"
+    assert changed(text, lambda new: new["args"].pop()) == "args:\n- one # first\n"
+
+
 def test_an_item_is_removed_with_its_line_alone() -> None:
     after = changed(SPLIT, lambda new: new["spec"]["backends"].pop(0))
     assert lines(SPLIT, after) == (["  - {service: one, weight: 50} # old"], [])

@@ -30,6 +30,17 @@ def test_a_command_is_there_without_heavy_imports(command: str) -> None:
     assert not [name for name in HEAVY if f"'{name}'" in loaded]
 
 
+def test_a_command_s_name_is_completed_without_any_command() -> None:
+    script = (
+        "import sys; sys.argv = ['x', '']; from smi_adapter.cli.completion import kubectl_complete as run; run();"
+        "print([name for name in sys.modules if name.startswith('smi_adapter.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    *found, loaded = done.stdout.splitlines()
+    assert {line.split("\t")[0] for line in found} >= _COMMANDS.keys()
+    assert loaded == "['smi_adapter.cli.completion']"
+
+
 def test_every_command_is_described() -> None:
     assert _ABOUT.keys() == _COMMANDS.keys()
 

@@ -1,0 +1,67 @@
+"""`smi-adapter bootstrap`: what the sidecars of a namespace start with, as a ConfigMap.
+
+It holds nothing secret: where the controller is, the root by which it is recognised, and where Envoy finds its token.
+All pods of a namespace share it, because who a proxy is comes from its token alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import yaml
+
+from smi_adapter.cli import cluster
+
+if TYPE_CHECKING:
+    from smi_adapter.cluster.client import Client
+
+FOLDER: Final = "/etc/smi-adapter"
+TOKEN: Final = "/var/run/secrets/smi-adapter"  # noqa: S105 - the folder of a projected volume
+ADMIN: Final = "/tmp/smi-adapter-admin.sock"  # noqa: S108 - in the proxy's own container
+
+
+@click.command()
+@click.option("-n", "--namespace", required=True, help="Namespace of the pods.")
+@click.option("--controller-namespace", default="smi-system", show_default=True, help="Where the controller runs.")
+@click.option("--release", default="smi-adapter", show_default=True, help="Name of its Helm release.")
+@click.option("--port", default=18000, show_default=True, help="Port for proxies.")
+@click.option("--metrics", default="0.0.0.0:15090", show_default=True, help="Where the proxy shows its metrics.")
+@cluster.cluster_options
+def bootstrap(
+    namespace: str, controller_namespace: str, release: str, port: int, metrics: str, access: cluster.Access
+) -> int:
+    """Print the ConfigMap `smi-adapter-proxy`, from which the Envoys of a namespace start; changes nothing.
+
+    Mount it at /etc/smi-adapter, and a projected ServiceAccount token of the audience `smi-adapter` with the path
+    `token` at /var/run/secrets/smi-adapter, both in the proxy's container alone. Start Envoy with `-c
+    /etc/smi-adapter/envoy.json --service-node NAMESPACE/POD --service-cluster NAMESPACE`.
+    """
+    path = f"/api/v1/namespaces/{controller_namespace}/secrets/{release}-ca"
+
+    async def read(client: Client) -> Any:
+        return await client.get(path)
+
+    certificate = (cluster.ask(access, read).get("data") or {}).get("tls.crt", "")
+    if not certificate:
+        raise click.ClickException(
+            f"Secret {controller_namespace}/{release}-ca is empty: did the controller start yet?"
+        )
+    files = _files(f"{release}-xds.{controller_namespace}.svc", port, metrics)
+    data = {**files, "ca.crt": base64.b64decode(certificate).decode()}
+    metadata = {"name": "smi-adapter-proxy", "namespace": namespace}
+    click.echo(yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}), nl=False)
+    return 0
+
+
+def _files(server: str, port: int, metrics: str) -> dict[str, str]:
+    from smi_adapter.backends.envoy import bootstrap as envoy  # noqa: PLC0415 - not needed for help
+
+    control = envoy.ControlPlane(server, port, server, f"{FOLDER}/ca.crt", roots_file=True)
+    credential = envoy.ServiceAccountToken(f"{FOLDER}/token.json", TOKEN)
+    made = envoy.bootstrap(("", ""), control, credential, envoy.Local(admin=ADMIN, metrics=metrics))
+    del made["node"]  # a flag of Envoy says which pod it is
+    token = envoy.token_file(f"{TOKEN}/token")
+    return {"envoy.json": json.dumps(made, indent=1), "token.json": json.dumps(token)}
