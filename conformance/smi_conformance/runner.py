@@ -144,6 +144,8 @@ class Run:
             except (asyncio.CancelledError, KeyboardInterrupt):
                 self.broken = self.broken or "interrupted"
             except BaseException as error:  # noqa: BLE001 - told by whoever waits for a result
+                while isinstance(error, BaseExceptionGroup):
+                    error = error.exceptions[0]
                 self.broken = f"{type(error).__name__}: {error}"
         for instance in selected:
             if not self._futures[instance.id].done():
@@ -258,8 +260,8 @@ class Run:
         finally:
             try:
                 await trial.close()
-            except HarnessError as trouble:
-                error = error or f"cleaning up: {trouble}"
+            except Exception as trouble:  # noqa: BLE001 - a harness whose processes were killed must not end the run
+                error = error or f"cleaning up: {type(trouble).__name__}: {trouble}"
         took = (time.monotonic() - started) * 1000
         if error:
             return Outcome(instance, _same(instance.entry, "error", error), trial.notes, took)
