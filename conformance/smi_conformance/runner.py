@@ -8,6 +8,7 @@ run is interrupted, what was learned so far stays.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import time
@@ -144,6 +145,8 @@ class Run:
             except (asyncio.CancelledError, KeyboardInterrupt):
                 self.broken = self.broken or "interrupted"
             except BaseException as error:  # noqa: BLE001 - told by whoever waits for a result
+                while isinstance(error, BaseExceptionGroup):
+                    error = error.exceptions[0]
                 self.broken = f"{type(error).__name__}: {error}"
         for instance in selected:
             if not self._futures[instance.id].done():
@@ -216,7 +219,8 @@ class Run:
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes[outcome.instance.id] = outcome
-        self.tell(outcome)
+        with contextlib.suppress(OSError):  # nobody reads what is printed any more: the report is written all the same
+            self.tell(outcome)
         future = self._futures[outcome.instance.id]
         if not future.done():
             future.set_result(outcome)
@@ -258,8 +262,8 @@ class Run:
         finally:
             try:
                 await trial.close()
-            except HarnessError as trouble:
-                error = error or f"cleaning up: {trouble}"
+            except Exception as trouble:  # noqa: BLE001 - a harness whose processes were killed must not end the run
+                error = error or f"cleaning up: {type(trouble).__name__}: {trouble}"
         took = (time.monotonic() - started) * 1000
         if error:
             return Outcome(instance, _same(instance.entry, "error", error), trial.notes, took)
