@@ -196,13 +196,13 @@ def explain(
     pod: str | None,
     form: str,
 ) -> int:
-    r"""Say what happens to one request, and why: where it goes with which odds, allowed or denied, and by which rule.
+    """Say what happens to one request, and why: where it goes with which odds, allowed or denied, and by which rule.
 
     In the live cluster, or with -f in a world of files alone.
 
     \b
     smi-adapter explain -f examples/bookstore --from bookstore/bookbuyer --to bookstore/bookstore:14001 --path /buy
-    """
+    """  # noqa: D301 - click takes the character itself for a paragraph that is not to be wrapped
     chosen = settings_of(profile, mode, config)
     loaded = of_files(path, chosen) if path else of_cluster(Where(access, everywhere=True), chosen)
     caller = _pair(source, "--from")
@@ -229,7 +229,8 @@ def explain(
         for arm in verdict.arms
     ]
     if rows:
-        click.echo(output.table(("SHARE", "SERVICE", "STATUS"), rows))
+        header = "WOULD GO TO" if verdict.access == "denied" else "SERVICE"
+        click.echo(output.table(("SHARE", header, "STATUS"), rows))
     for item in findings:
         click.echo(output.finding_text(item, loaded.location(item)), err=True)
     return 0

@@ -307,7 +307,7 @@ def _described(raw: Mapping[str, Any]) -> list[str]:
     status = raw.get("status") or {}
     head = [
         f"{ref.kind} {ref.namespace}/{ref.name}",
-        f"Written as: {raw['apiVersion']}",
+        f"Shown as: {raw['apiVersion']}",
         f"Age: {age(metadata.get('creationTimestamp'))}",
     ]
     if metadata.get("labels"):

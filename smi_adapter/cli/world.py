@@ -122,7 +122,7 @@ def of_cluster(where: Where, chosen: settings.Settings, path: Path | None = None
     """Compile the live cluster; with `path`, as it would be if these files were applied."""
     tree = read_files(path) if path is not None else None
     listing, namespace = listed(where)
-    compiler = app.Compiler(backend_named(chosen.backend), app.options_of(chosen), cluster=True)
+    compiler = app.Compiler(backend_named(chosen.backend), app.options_of(chosen), cluster=listing.cluster)
     state = compiler.apply(listing.objects)
     told = {*listing.findings}
     before = None

@@ -62,6 +62,11 @@ async def run(client: Client, *, before: bool = False) -> AsyncIterator[Check]:
     """Yield the checks one by one, as they are answered; `before`: those that matter before an installation."""
     async for check in _api(client):
         yield check
+    if await listing.without_cluster(client):
+        yield Check("kubernetes-api", "it is the API of `smi-adapter run --source`: there is nothing to install")
+        async for check in _objects(client):
+            yield check
+        return
     plans = await definitions.plans(client)
     for plan in plans:
         yield _definition(plan, before=before)

@@ -20,6 +20,7 @@ from smi_adapter.cluster.discovery import Survey
 from smi_adapter.cluster.projection import Item, Projection
 from smi_adapter.cluster.source import CORE, NAMESPACES
 from smi_adapter.decode import RawObject
+from smi_adapter.decode.forms import NO_CLUSTER
 from smi_adapter.findings import Finding, Ref, finding
 
 _PAGE: Final = "500"
@@ -30,12 +31,16 @@ _PATIENCE: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was there. `live` holds SMI objects as the API has them, with status; `findings` what could not be read."""
+    """What was there. `live` holds SMI objects as the API has them, with status; `findings` what could not be read.
+
+    `cluster`: False if it is the API of `run --source --api`, where loopback addresses are what they should be.
+    """
 
     objects: Mapping[Ref, RawObject]
     live: Mapping[Ref, Mapping[str, Any]]
     survey: Survey
     findings: tuple[Finding, ...]
+    cluster: bool = True
 
 
 async def everything(client: Client, namespaces: Sequence[str] = ()) -> Listing:
@@ -57,7 +62,12 @@ async def everything(client: Client, namespaces: Sequence[str] = ()) -> Listing:
         if denied:
             subject = Ref("CustomResourceDefinition" if resource.group else "API", "", resource.plural)
             told.append(finding("SMI0904", subject, "", f"{denied}; what depends on it may be said wrongly"))
-    return Listing(objects, live, survey, tuple(told))
+    return Listing(objects, live, survey, tuple(told), cluster=not await without_cluster(client))
+
+
+async def without_cluster(client: Client) -> bool:
+    """Tell whether this is the API of `run --source --api`, and no cluster at all."""
+    return bool((await client.get("/version")).get("platform") == NO_CLUSTER)
 
 
 def _whole(raw: RawObject, item: Item) -> dict[str, Any]:

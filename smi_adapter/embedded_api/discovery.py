@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from smi_adapter.decode.forms import NO_CLUSTER
 from smi_adapter.embedded_api.kinds import Kind, groups, kinds
 
 VERSION = "v1.32.0+smi-adapter"
@@ -23,7 +24,7 @@ def answer(parts: list[str]) -> dict[str, Any] | None:
     """Return the answers to /version, /apis and /apis/GROUP; None: there is no such path."""
     match parts:
         case ["version"]:
-            return {"major": "1", "minor": "32", "gitVersion": VERSION, "platform": "smi-adapter/no-cluster"}
+            return {"major": "1", "minor": "32", "gitVersion": VERSION, "platform": NO_CLUSTER}
         case ["apis"]:
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in groups() if name]}
         case ["apis", name] if name in groups():

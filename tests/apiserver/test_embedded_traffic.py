@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +152,17 @@ def test_what_is_wrong_is_said_in_status_events_and_columns(kubectl: Kubectl, so
     until(lambda: "BackendNotFound" in kubectl.out("describe", "ts", "web").partition("Events:")[2])
     assert "SMI0102" in kubectl.out("events", "--for", "trafficsplit/web")
     assert kubectl.out("get", "ts", "--no-headers").split()[-3:-1] == ["True", "False"]
+
+
+def test_the_commands_for_a_cluster_read_this_world_as_its_files_are_read(kubectl: Kubectl, source: Path) -> None:
+    def ours(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "smi_adapter", *words]
+        environment = {**os.environ, "KUBECONFIG": str(kubectl.kubeconfig)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    until(lambda: ours("check").returncode == 0)
+    assert "there is nothing to install" in ours("check").stdout
+    assert ours("analyze", "-A").stdout.count("SMI0703") == 0
 
 
 def test_only_the_owner_of_the_kubeconfig_gets_in(kubectl: Kubectl) -> None:
