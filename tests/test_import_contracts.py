@@ -22,7 +22,7 @@ MODULES: Final = (
     "translate/__init__", "translate/access", "smi/__init__", "smi/objects", "smi/wire", "smi/schema",
     "backends/__init__", "backends/envoy/__init__", "backends/envoy/routes", "backends/gateway_api",
     "envoy_api/__init__", "delivery/__init__", "delivery/xds/__init__", "sources/__init__", "sources/directory",
-    "identity/__init__", "identity/ca", "telemetry/__init__",
+    "embedded_api/__init__", "identity/__init__", "identity/ca", "telemetry/__init__",
 )  # fmt: skip
 
 # What design.md allows and the contracts must go on allowing.

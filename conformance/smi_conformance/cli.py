@@ -69,7 +69,8 @@ def run(**options: Any) -> None:
     if unknown:
         raise click.UsageError(f"unknown ids: {', '.join(unknown)}; see `smi-conformance list`")
     del target
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: what was learned is reported, all is removed
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs start with it ignored
+        signal.signal(number, signal.default_int_handler)  # what was learned is reported, all is removed
     codes: list[int] = []
     while len(codes) < options["repeat"] and 130 not in codes:
         codes.append(_once(options, len(codes)))

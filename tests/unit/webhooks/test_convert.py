@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smi_adapter.findings import Severity
 from smi_adapter.smi import lost, schema, wire
 from smi_adapter.smi.objects import SmiObject
 from smi_adapter.webhooks import convert, envelope
@@ -111,7 +112,9 @@ def test_every_object_keeps_its_meaning_over_any_chain(obj: SmiObject, data: st.
     chain: list[str] = data.draw(st.lists(st.sampled_from(versions), min_size=1, max_size=4))
     for wanted in chain:
         now = to(now, wanted)
-    assert wire.decode(now)[0] == wire.decode(raw)[0]
+    meant, problems = wire.decode(raw)
+    damaged = any(item.severity is Severity.ERROR for item in problems)  # these are not reshaped, see above
+    assert damaged or wire.decode(now)[0] == meant
     assert to(now, str(raw["apiVersion"])) == json.loads(json.dumps(raw))
 
 
