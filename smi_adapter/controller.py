@@ -54,8 +54,10 @@ _OWN_ACCOUNT: Final = "smi-adapter"
 _STALE: Final = 30.0
 """Seconds without word from the API server after which a replica says `degraded` and ends no stream for its age."""
 
-_MANY: Final = 200
-"""Objects of a batch from which on it is compiled on another thread: a first sync must not stop the event loop."""
+_MANY: Final = 50
+_MANY_MATCHES: Final = 8
+"""Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
+nor a group of 256 patterns may stop the event loop."""
 
 _GOODBYE: Final = 4.0
 _FOR_THE_LEADER: Final = frozenset({"report", "lead"})
@@ -89,6 +91,17 @@ class ClusterView(Source, Protocol):
 
 class CoreTaskEndedError(RuntimeError):
     """A task that has to run for ever has ended."""
+
+
+def _is_long(batch: Batch) -> bool:
+    """Tell whether compiling a batch may take longer than the event loop can wait."""
+    return len(batch) > _MANY or any(_matches(raw) > _MANY_MATCHES for ref, raw in batch.items() if ref.group)
+
+
+def _matches(raw: RawObject | None) -> int:
+    spec = raw.get("spec") if raw else None
+    written = [raw.get("matches") if raw else None, spec.get("matches") if isinstance(spec, Mapping) else None]
+    return sum(len(item) for item in written if isinstance(item, list))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +237,7 @@ class Controller:
     async def _take(self, batch: Batch) -> None:
         """Compile a batch and publish the result."""
         work = self._compiler.take
-        compiled = await asyncio.to_thread(work, batch) if len(batch) > _MANY else work(batch)
+        compiled = await asyncio.to_thread(work, batch) if _is_long(batch) else work(batch)
         self.compiled = compiled
         if compiled is None:
             return
@@ -343,11 +356,15 @@ class Controller:
         """See that the Secret still holds the authority; the one in memory is used in any case (F37)."""
         while True:
             await asyncio.sleep(30.0)
-            with contextlib.suppress(ApiError, Unreachable):
+            try:
                 problem = await self._secret.check(self._authority)
-                if problem and problem != self._alerts.get("authority"):
-                    _log.error("%s", problem)
-                self._alerts["authority"] = problem
+            except Unreachable:
+                continue
+            except ApiError as error:
+                problem = f"the Secret {self._settings.authority_secret} can't be looked after: {error}"
+            if problem and problem != self._alerts.get("authority"):
+                _log.error("%s", problem)
+            self._alerts["authority"] = problem
 
     async def _keep_signing_keys(self) -> None:
         """Keep the keys with which tokens are checked while the API server is away (F2)."""

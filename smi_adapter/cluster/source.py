@@ -292,7 +292,7 @@ class ClusterSource:
             try:
                 survey = await discovery.look(self._client)
                 gone = self.served.keys() - survey.kinds.keys()
-                if gone:  # an API server that starts may not know its CRDs yet
+                if gone or not self.served:  # an API server that starts may not know its CRDs yet
                     await self._client.request("GET", "/readyz", timeout=5.0)
                     await asyncio.sleep(_PACE)
                     survey = await discovery.look(self._client)

@@ -130,7 +130,10 @@ class SigningKeys:
         """Read them again; ApiError or Unreachable leave the old ones in force."""
         about = await client.get("/.well-known/openid-configuration")
         content = await client.request("GET", "/openid/v1/jwks", accept="application/jwk-set+json, application/json")
-        found = msgspec.json.decode(content)
+        try:
+            found = msgspec.json.decode(content)
+        except msgspec.DecodeError as error:
+            raise Unreachable(f"the keys of tokens are no JSON document: {error}") from error
         keys = {str(item.get("kid", "")): _public_key(item) for item in found.get("keys", ())}
         self._keys = {kid: key for kid, key in keys.items() if key is not None}
         self.issuer = str(about.get("issuer", ""))
@@ -183,7 +186,8 @@ class TokenReviewer:
             pod = await self._review(token)
         except (ApiError, Unreachable) as error:
             _log.warning("a token can't be reviewed: %s", error)
-            return self._offline(token, claims, address)
+            away = isinstance(error, Unreachable) or error.status == 429 or error.status >= 500
+            return self._offline(token, claims, address) if away else _NOBODY_TELLS
         if isinstance(pod, Refused):
             return pod
         refused = await self._fits(pod, address)

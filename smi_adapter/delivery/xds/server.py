@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable
@@ -468,11 +469,13 @@ def _credentials(tls: Callable[[], ServerTls], *, client_certificates: bool) -> 
     the process (seen with grpcio 1.85).
     """
     current = tls()
+    lock = threading.Lock()  # each handshake asks on a thread of its own
 
     def changed() -> Any:
         nonlocal current
-        before, current = current, tls()
-        return None if current == before else _configuration(current)
+        with lock:
+            before, current = current, tls()
+            return None if current == before else _configuration(current)
 
     first = _configuration(current)
     return grpc.dynamic_ssl_server_credentials(first, changed, require_client_authentication=client_certificates)

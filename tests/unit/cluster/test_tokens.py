@@ -208,6 +208,13 @@ async def test_f02_without_the_api_a_signed_token_of_a_known_pod_is_enough(down:
     assert world.reviewer.is_current(found)
 
 
+async def test_an_api_that_refuses_the_question_is_not_away() -> None:
+    world = World()
+    await world.reviewer.keys.refresh(world.api)
+    world.api.down = ApiError(403, "Forbidden")
+    assert await world.reason() is Reason.UNAVAILABLE, "a revoked token must not pass by its signature alone"
+
+
 async def test_f02_without_the_api_nothing_else_is() -> None:
     world = World()
     await world.reviewer.keys.refresh(world.api)
