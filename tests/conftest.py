@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,11 @@ from tests.oracle.budget import add_option
 # on the command line takes precedence.
 settings.register_profile("project", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+
+
+# A shell's background job starts with SIGINT ignored, and so would every program that a test means to interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
