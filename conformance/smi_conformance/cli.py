@@ -151,7 +151,7 @@ def _verdict(made: report.Report, options: dict[str, Any]) -> int:
     if errors and len(errors) == len(made["cases"]):
         click.echo(f"the harness does not work: {errors[0]['reason']}", err=True)
         return 3
-    failed = {f"{row['id']}[{row['apiVersion']}]" for row in made["cases"] if row["result"] == "failed"}
+    failed = _failed(made)
     wrong = 0
     if options["expect_failures"]:
         known = set(yaml.safe_load(Path(options["expect_failures"]).read_text(encoding="utf-8")) or [])
@@ -167,6 +167,15 @@ def _verdict(made: report.Report, options: dict[str, Any]) -> int:
     if failed or wrong:
         return 1
     return 4 if errors else 0
+
+
+def _failed(made: report.Report) -> set[str]:
+    """Return what failed: verdicts, and what a profile counts as failed, as a claimed version that is not served."""
+    failed = {f"{row['id']}[{row['apiVersion']}]" for row in made["cases"] if row["result"] == "failed"}
+    for profile in made["profiles"]:
+        for level in ("core", "extended"):
+            failed |= set(profile.get(level, {}).get("failedCases", ()))
+    return failed
 
 
 @main.command("list")

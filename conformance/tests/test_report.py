@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from smi_conformance import catalog, report
-from smi_conformance.cli import main
+from smi_conformance.cli import _verdict, main
 from smi_conformance.explain import Recorder
 from smi_conformance.page import page
 from smi_conformance.runner import Instance, Outcome, Run, Verdict
@@ -90,6 +90,12 @@ def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Ta
     other = made(target, ("TS-02", "v1alpha3", "notServed"), ("TS-05", "v1alpha4", "passed"))
     assert levels(claimed)[0] == "failure"
     assert levels(other)[0] == "success"
+
+
+def test_a_claimed_version_that_is_not_served_fails_the_run(target: Target) -> None:
+    options = {"expect_failures": "", "expect_readings": ""}
+    assert _verdict(made(target, ("TS-02", "v1alpha2", "notServed")), options) == 1
+    assert _verdict(made(target, ("TS-02", "v1alpha3", "notServed")), options) == 0
 
 
 def test_only_features_whose_cases_all_passed_are_verified(target: Target) -> None:
