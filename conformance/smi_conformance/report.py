@@ -25,6 +25,7 @@ from smi_conformance.runner import Outcome, Run
 from smi_conformance.statistics import ALPHA, SLACK
 
 Report = dict[str, Any]
+_GOOD = frozenset({"passed", "observed"})
 API_VERSION = "conformance.smi-adapter.dev/v1"
 
 
@@ -92,8 +93,10 @@ def _profile(name: str, outcomes: Iterable[Outcome], run: Run) -> dict[str, Any]
     by_feature: dict[str, list[str]] = defaultdict(list)
     for outcome in mine:
         if outcome.instance.entry.feature and outcome.instance.entry.feature in run.target.features:
-            by_feature[outcome.instance.entry.feature].append(outcome.worst)
-    verified = sorted(feature for feature, found in by_feature.items() if set(found) <= {"passed", "observed"})
+            seen = by_feature[outcome.instance.entry.feature]
+            if outcome.worst != "notServed" or _claimed(outcome, run):  # else it is no part of what was claimed
+                seen.append(outcome.worst)
+    verified = sorted(name for name, seen in by_feature.items() if "passed" in seen and set(seen) <= _GOOD)
     features = {entry.feature for entry in catalog.entries().values() if name in entry.profiles and entry.feature}
     found: dict[str, Any] = {
         "name": name,
@@ -107,6 +110,11 @@ def _profile(name: str, outcomes: Iterable[Outcome], run: Run) -> dict[str, Any]
     return found
 
 
+def _claimed(outcome: Outcome, run: Run) -> bool:
+    """Tell whether the target claims the version of an outcome."""
+    return outcome.instance.version in run.target.claimed_versions.get(GROUPS[outcome.instance.entry.group], ())
+
+
 def _level(outcomes: Iterable[Outcome], levels: tuple[str, ...], run: Run) -> dict[str, Any]:
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failed: set[str] = set()
@@ -117,9 +125,7 @@ def _level(outcomes: Iterable[Outcome], levels: tuple[str, ...], run: Run) -> di
                 continue
             result = verdict.result
             if result == "notServed":
-                group = GROUPS[outcome.instance.entry.group]
-                claimed = outcome.instance.version in run.target.claimed_versions.get(group, ())
-                result = "failed" if claimed else ""
+                result = "failed" if _claimed(outcome, run) else ""
             if result in {"error", "skipped"}:
                 skipped.add(outcome.instance.id)
                 counts["skipped"] += 1

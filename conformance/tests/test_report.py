@@ -105,6 +105,16 @@ def test_only_features_whose_cases_all_passed_are_verified(target: Target) -> No
     assert (bad["verifiedFeatures"], bad["claimedUnverified"]) == ([], ["SplitTCP"])
 
 
+def test_a_version_that_nobody_claimed_does_not_keep_a_feature_from_being_verified(target: Target) -> None:
+    """The target claims v1alpha2 of splits alone."""
+    rest = [("TS-29", version, "notServed") for version in ("v1alpha1", "v1alpha3", "v1alpha4")]
+    good = made(target, ("TS-29", "v1alpha2", "passed"), *rest)["profiles"][0]
+    nothing = made(target, *rest)["profiles"][0]
+    missing = made(target, ("TS-29", "v1alpha2", "notServed"), ("TS-29", "v1alpha4", "passed"))["profiles"][0]
+    assert (good["verifiedFeatures"], good["claimedUnverified"]) == (["SplitTCP"], [])
+    assert nothing["claimedUnverified"] == missing["claimedUnverified"] == ["SplitTCP"]
+
+
 def test_quick_runs_and_errors_are_not_submittable(target: Target) -> None:
     assert made(target, ("TS-02", "v1alpha4", "passed"))["submittable"] is False
 
