@@ -135,6 +135,35 @@ def test_an_unknown_id_is_refused(place: Place) -> None:
     assert (code, "unknown ids: TS-99" in said) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--expect-failures", "nope.yaml"), "nope.yaml"),
+        (("--expect-readings", "list.yaml"), "list.yaml: is no mapping"),
+        (("--repeat", "0"), "--repeat"),
+        (("--parallel", "0"), "--parallel"),
+    ],
+)
+def test_a_mistake_in_an_option_is_told_before_anything_is_run(
+    place: Place, options: tuple[str, ...], words: str
+) -> None:
+    (place.folder / "list.yaml").write_text("- TS-01\n")
+    code, said = place.run("-k", "TS-01", "--quick", *options)
+    assert code == 2, said
+    assert words in said
+    assert "Traceback" not in said
+    assert not place.report.exists()
+
+
+def test_a_junit_file_that_cannot_be_written_is_told_and_the_verdicts_too(place: Place) -> None:
+    code, said = place.run("-k", "API-07", "--profile", "ACCESS-L4", "--junit", "/dev/full")
+    assert code == 5, said
+    assert "the JUnit file could not be written" in said
+    assert "Traceback" not in said
+    assert place.rows()["API-07"]["result"] == "passed"
+    assert place.left() == []
+
+
 def test_a_cluster_that_does_not_answer_is_told_and_is_no_failure(place: Place) -> None:
     pytest.importorskip("aiohttp")
     config = {

@@ -93,7 +93,7 @@ def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Ta
 
 
 def test_a_claimed_version_that_is_not_served_fails_the_run(target: Target) -> None:
-    options = {"expect_failures": "", "expect_readings": ""}
+    options = {"expect_failures": None, "expect_readings": None}
     assert _verdict(made(target, ("TS-02", "v1alpha2", "notServed")), options) == 1
     assert _verdict(made(target, ("TS-02", "v1alpha3", "notServed")), options) == 0
 
