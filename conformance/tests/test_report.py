@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from smi_conformance import catalog, report
 from smi_conformance.cli import _verdict, main
 from smi_conformance.explain import Recorder
+from smi_conformance.local import run_hook
 from smi_conformance.page import page
 from smi_conformance.runner import Instance, Outcome, Run, Verdict
 from smi_conformance.target import Target, TargetError, load
@@ -96,6 +98,28 @@ def test_a_claimed_version_that_is_not_served_fails_the_run(target: Target) -> N
     options = {"expect_failures": None, "expect_readings": None}
     assert _verdict(made(target, ("TS-02", "v1alpha2", "notServed")), options) == 1
     assert _verdict(made(target, ("TS-02", "v1alpha3", "notServed")), options) == 0
+
+
+def test_a_known_failure_that_passes_is_told_and_fails_the_run(
+    target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"expect_failures": ["TS-02[v1alpha4]", "TS-05[v1alpha4]"], "expect_readings": None}
+    assert _verdict(made(target, ("TS-02", "v1alpha4", "failed")), known) == 0
+    assert _verdict(made(target, ("TS-02", "v1alpha4", "passed")), known) == 1
+    assert "passes now, to be taken off the list: TS-02[v1alpha4]" in capsys.readouterr().out
+
+
+def test_the_committed_report_is_valid_and_of_this_catalogue() -> None:
+    path = Path(__file__).parents[1] / "reports" / "smi-adapter" / "report.yaml"
+    assert report.read(path)["suite"]["catalogDigest"] == catalog.digest()
+
+
+def test_a_restart_without_a_command_is_a_stop_and_a_start(tmp_path: Path) -> None:
+    path, said = tmp_path / "target.yaml", tmp_path / "said"
+    hooks = {name: ["sh", "-c", f"echo {name} >> {said}"] for name in ("stop", "start")}
+    path.write_text(TARGET + yaml.safe_dump({"hooks": hooks}))
+    asyncio.run(run_hook(load(path), "restart"))
+    assert said.read_text().split() == ["stop", "start"]
 
 
 def test_only_features_whose_cases_all_passed_are_verified(target: Target) -> None:
