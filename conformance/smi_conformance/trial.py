@@ -2,7 +2,8 @@
 
 The rules of asserting are here and nowhere else. *Convergence* is k good answers in a row with every expected backend
 seen and all checks inside of the loop (`eventually`). *Weights* are one sample against exact windows (`shares`). A
-*denial* stands between two positive controls and is proved by the server's ledger (`denied`). Nothing is retried: what
+*denial* stands between two positive controls and is proved by the server's ledger, which has to know the second
+control (`denied`). Nothing is retried: what
 fails here has failed. A provisional check can't fail; what was seen becomes a reading.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 from smi_conformance import render
 from smi_conformance.model import Obj, Versions
 from smi_conformance.places import Place, Pool
-from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, Pod, Reply, Req
+from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Reply, Req
 from smi_conformance.render import Manifest
 from smi_conformance.statistics import ALPHA, EXPECTED, SLACK, SMALL, windows
 
@@ -50,6 +51,9 @@ class Rules:
 
 QUICK_MOST = 5000
 """Quick samples are not larger, however small a share is; it is still proved that it is not zero."""
+
+LEDGER = 10.0
+"""Seconds within which a request that was answered has to be in the ledger."""
 
 QUICK = Rules(samples=500, quiet=0.3, denial_seconds=0.6, quick=True)
 
@@ -289,13 +293,24 @@ class Trial:
         leaks = [reply for reply in replies if reply.ok]
         if leaks:
             raise Failure(f"{_say(client, req)}: {len(leaks)} of {len(replies)} were answered, by {leaks[0]}")
-        received = await self.received({reply.token for reply in replies})
-        if received:
-            raise Failure(f"{_say(client, req)}: {len(received)} of {len(replies)} arrived at {received[0].pod}")
         after = await self.send(*control, Batch(n=3, concurrency=1))
         if not all(reply.ok for reply in after):
             raise Failure(f"the control ({_say(*control)}) stopped working: {after[-1]}")
+        await self._written_down(control, {reply.token for reply in after})
+        received = await self.received({reply.token for reply in replies})
+        if received:
+            raise Failure(f"{_say(client, req)}: {len(received)} of {len(replies)} arrived at {received[0].pod}")
         return replies
+
+    async def _written_down(self, control: tuple[App, Req], tokens: set[str]) -> None:
+        """Wait until the ledger has the control, which came last: one that is mute or late would prove any denial."""
+        end = time.monotonic() + LEDGER
+        while missing := tokens - {item.token for item in await self.received(tokens)}:
+            if time.monotonic() > end:
+                raise HarnessError(
+                    f"the ledger lacks {len(missing)} of {len(tokens)} requests of the control ({_say(*control)}) that "
+                    f"were answered {LEDGER:g} s ago: it proves no denial"
+                )
 
     async def received(self, tokens: Collection[str]) -> list[Any]:
         """Return the receipts that servers of our places have for these tokens."""
