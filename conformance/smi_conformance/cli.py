@@ -21,8 +21,9 @@ import yaml
 
 from smi_conformance import __version__, catalog, report
 from smi_conformance.catalog import FEATURES, PROFILES
-from smi_conformance.plugin import REPORT, UNWRITTEN
+from smi_conformance.plugin import REPORT, RUN, UNWRITTEN
 from smi_conformance.registry import cases
+from smi_conformance.runner import Outcome, Run
 from smi_conformance.target import TargetError, load
 
 _MAIN = "smi_conformance.test_cases"
@@ -76,8 +77,9 @@ def run(**options: Any) -> None:
     options["expect_readings"] = _expected(options["expect_readings"], dict)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: what was learned is reported, all is removed
     codes: list[int] = []
+    outcomes: dict[str, Outcome] = {}
     while len(codes) < options["repeat"] and 130 not in codes:
-        codes.append(_once(options, len(codes)))
+        codes.append(_once(options, len(codes), outcomes))
     if options["repeat"] > 1:
         click.echo(f"{codes.count(0)} of {len(codes)} runs without a failure or an error")
     sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
@@ -96,8 +98,8 @@ def _expected(path: str, kind: type) -> Any:
     return found or kind()
 
 
-def _once(options: dict[str, Any], number: int) -> int:
-    """Run once and return the exit code."""
+def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) -> int:
+    """Run once and return the exit code; `outcomes` keeps the worst of all runs, and the report tells that."""
     if options["repeat"] > 1:
         click.echo(f"run {number + 1} of {options['repeat']}")
     arguments = [
@@ -134,18 +136,38 @@ def _once(options: dict[str, Any], number: int) -> int:
         if code == pytest.ExitCode.INTERRUPTED:
             return 130
         return 2 if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED} else 3
+    verdict = _verdict(result.report, options)
+    done = sum(row["result"] != "error" for row in result.report["cases"])
+    if options["repeat"] > 1 and result.run is not None:
+        _merge(result, outcomes, options["report_path"], interrupted=code == pytest.ExitCode.INTERRUPTED)
     if options["html"] and not result.unwritten:
         try:
             report.write(result.report, Path(options["html"]))
         except OSError as error:
             result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
             click.echo(result.unwritten, err=True)
-    verdict = _verdict(result.report, options)
     if code == pytest.ExitCode.INTERRUPTED:
-        done = sum(row["result"] != "error" for row in result.report["cases"])
         click.echo(f"interrupted: {done} of {len(result.report['cases'])} verdicts are known")
         return 130
     return 5 if result.unwritten and verdict in {0, 4} else verdict
+
+
+def _merge(result: _Result, outcomes: dict[str, Outcome], path: str, *, interrupted: bool) -> None:
+    """Put what was seen before into the report; what an interrupted run did not get to takes nothing away."""
+    assert result.run is not None  # noqa: S101 - the caller looked
+    for name, outcome in result.run.outcomes.items():
+        if name not in outcomes:
+            outcomes[name] = outcome
+        elif not interrupted or outcome.worst != "error":
+            outcomes[name] = report.worse(outcomes[name], outcome)
+    result.run.outcomes = dict(outcomes)
+    result.report = report.build(result.run)
+    if path and not result.unwritten:
+        try:
+            report.write(result.report, Path(path))
+        except OSError as error:
+            result.unwritten = f"the report could not be written: {path}: {error.strerror or error}"
+            click.echo(result.unwritten, err=True)
 
 
 class _Result:
@@ -153,6 +175,7 @@ class _Result:
 
     def __init__(self, junit: str) -> None:
         self.report: report.Report | None = None
+        self.run: Run | None = None
         self.unwritten = ""
         self._junit = junit
 
@@ -165,6 +188,7 @@ class _Result:
             trouble = f"the JUnit file could not be written: {self._junit}: {error.strerror or error}"
             click.echo(trouble, err=True)
         self.report = session.config.stash.get(REPORT, None)
+        self.run = session.config.stash.get(RUN, None)
         self.unwritten = session.config.stash.get(UNWRITTEN, "") or trouble
 
 

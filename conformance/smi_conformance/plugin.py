@@ -57,10 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.unregister(reporter)
 
 
+def _names(config: pytest.Config, option: str) -> list[str]:
+    return [name for name in str(config.getoption(option)).split(",") if name]
+
+
 def _wanted(config: pytest.Config, instance: Instance) -> bool:
-    profiles = [name for name in str(config.getoption("--smi-profile")).split(",") if name]
-    versions = [name for name in str(config.getoption("--smi-versions")).split(",") if name]
-    ids = [name for name in str(config.getoption("--smi-case")).split(",") if name]
+    profiles, versions = _names(config, "--smi-profile"), _names(config, "--smi-versions")
+    ids = _names(config, "--smi-case")
     for name in profiles:
         if name not in PROFILES:
             raise pytest.UsageError(f"unknown profile {name}; known: {', '.join(PROFILES)}")
@@ -122,6 +125,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     target = load(Path(config.getoption("--smi-target")))
     rules = rules_of(config, target.deadline)
     run = Run(target, harnesses_of(config, target), rules, int(config.getoption("--smi-parallel")))
+    run.profiles = tuple(_names(config, "--smi-profile")) or target.profiles
+    options = {"profiles": "--smi-profile", "versions": "--smi-versions", "cases": "--smi-case"}
+    run.selection = {name: sorted(chosen) for name, option in options.items() if (chosen := _names(config, option))}
     config.stash[RUN] = run
     if int(config.getoption("verbose")) <= 0:
         run.tell = Progress(len(selected)).tell  # when it is known: pytest asks in another order

@@ -94,6 +94,8 @@ class Run:
         self.harness = self.harnesses[0]
         self.rules = rules
         self.parallel = parallel
+        self.profiles: tuple[str, ...] = target.profiles
+        self.selection: dict[str, list[str]] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.tell: Callable[[Outcome], None] = lambda _: None
         self.broken = ""

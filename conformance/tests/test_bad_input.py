@@ -293,3 +293,16 @@ def test_what_is_kept_is_listed(place: Place) -> None:
     assert folder.is_relative_to(Path(tempfile.gettempdir())) or folder.is_relative_to(place.scratch)
     assert list(folder.glob("*.ledger"))
     assert place.processes() == []
+
+
+def test_a_repeated_run_reports_the_worst_of_its_runs(place: Place) -> None:
+    """Let the first run fail and the second one pass: the driver counts its starts."""
+    place.target({**TARGET, "local": {"driver": ["sh", str(place.folder / "driver")]}})
+    (place.folder / "driver").write_text(
+        f"[ -e {place.folder}/again ] || export SMI_PLAIN=closed; touch {place.folder}/again\n"
+        f"exec {sys.executable} {HERE / 'plain_driver.py'}\n"
+    )
+    code, said = place.run("-k", "TS-01", "--quick", "--deadline", "1.5", "--repeat", "2")
+    assert code == 1, said
+    assert "1 of 2 runs without a failure" in said
+    assert place.rows()["TS-01"]["result"] == "failed"
