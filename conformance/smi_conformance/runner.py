@@ -274,10 +274,13 @@ def _verdicts(entry: Entry, registered: Registered, notes: Notes) -> tuple[Verdi
     """Return a verdict for each level of the case; a provisional one only says that something was observed."""
     del registered
     found: list[Verdict] = []
-    for check in entry.checks:
+    lacking = ", ".join(sorted(notes.lacking))
+    for number, check in enumerate(entry.checks):
         failure = notes.failures.get(check.level, "")
         if check.level == "provisional":
             found.append(Verdict(check.level, "observed", failure))
+        elif number == 0 and lacking and not failure:
+            found.append(Verdict(check.level, "skipped", f"in part, as the harness lacks: {lacking}"))
         else:
             found.append(Verdict(check.level, "failed" if failure else "passed", failure))
     return tuple(found)

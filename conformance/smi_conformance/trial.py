@@ -66,6 +66,7 @@ class Notes:
     readings: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     converged: list[float] = field(default_factory=list)
+    lacking: set[str] = field(default_factory=set)
 
 
 _SERIAL = itertools.count(1)
@@ -367,9 +368,15 @@ class Trial:
         """Return the SPIFFE trust domain of the mesh."""
         return str(self.harness.environment.get("trustDomain", "cluster.local"))
 
-    def needs(self, capability: str) -> bool:
-        """Tell whether the harness can do something that only a part of a case needs."""
-        return capability in self.harness.capabilities
+    def needs(self, capability: str, *, observed: bool = False) -> bool:
+        """Tell whether the harness can do what a part of a case needs; without that part the case has not passed.
+
+        A part that is `observed` only decides nothing, and may be missing.
+        """
+        found = capability in self.harness.capabilities
+        if not found and not observed:
+            self.notes.lacking.add(capability)
+        return found
 
 
 def _key(manifest: Manifest) -> tuple[str, str, str]:

@@ -16,10 +16,13 @@ from smi_conformance import catalog, report
 from smi_conformance.cli import _verdict, main
 from smi_conformance.explain import VERSIONS, Recorder
 from smi_conformance.local import run_hook
+from smi_conformance.model import versions_for
 from smi_conformance.page import page
-from smi_conformance.runner import Instance, Outcome, Run, Verdict, instances
+from smi_conformance.places import Pool
+from smi_conformance.registry import cases
+from smi_conformance.runner import Instance, Outcome, Run, Verdict, _verdicts, instances
 from smi_conformance.target import Target, TargetError, load
-from smi_conformance.trial import QUICK, Notes, Rules
+from smi_conformance.trial import QUICK, Notes, Rules, Trial
 
 TARGET = """
 implementation: {organization: acme, project: acme-mesh, url: "https://acme.example", version: v1, contact: ["@acme"]}
@@ -175,6 +178,24 @@ def test_of_two_runs_the_worse_verdict_counts(target: Target) -> None:
     assert [report.worse(seen[0], other).worst for other in seen] == list(results)
     assert [report.worse(other, seen[0]).worst for other in seen] == list(results)
     assert report.worse(seen[2], seen[1]).worst == "failed"
+
+
+def test_a_case_of_which_a_part_could_not_be_played_has_not_passed() -> None:
+    entry, registered = catalog.entries()["TT-22"], cases()["TT-22"]
+    found = {verdict.level: verdict for verdict in _verdicts(entry, registered, Notes(lacking={"api", "events"}))}
+    assert (found["must"].result, found["provisional"].result) == ("skipped", "observed")
+    assert found["must"].reason == "in part, as the harness lacks: api, events"
+    (failed, _) = _verdicts(entry, registered, Notes(failures={"must": "no"}, lacking={"api"}))
+    assert failed.result == "failed"
+
+
+@pytest.mark.parametrize(("observed", "lacking"), [(False, {"api"}), (True, set())])
+def test_a_case_writes_down_what_the_harness_lacks(*, observed: bool, lacking: set[str]) -> None:
+    harness = Recorder()
+    trial = Trial(harness, Pool(harness), QUICK, ("v1alpha4", versions_for("split", "v1alpha4")))
+    assert trial.needs("events")
+    assert not trial.needs("api", observed=observed)
+    assert trial.notes.lacking == lacking
 
 
 def test_quick_runs_and_errors_are_not_submittable(target: Target) -> None:

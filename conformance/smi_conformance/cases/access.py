@@ -306,7 +306,7 @@ async def accounts_remain_valid_beside_bindings(t: Trial) -> None:
         target = replace(h.target(name="strange"), sources=(Subject("bob", kind="Group"),))
         accepted = (await t.try_apply(target))[0].accepted
         await t.denied(h.who("bob"), h.to(), control)
-        if accepted and t.needs("events"):
+        if accepted and t.needs("events", observed=True):
             await t.said(target)
         t.reading("unknownKind", "grants nothing")
 
@@ -380,7 +380,7 @@ async def what_a_denied_client_sees(t: Trial) -> None:
     async with t.provisional("http"):
         replies = await t.denied(h.who("alice"), h.to(), (h.who("bob"), h.to()))
         t.reading("http", str(replies[-1].status or replies[-1].outcome))
-    if t.needs("tcp"):
+    if t.needs("tcp", observed=True):
         async with t.provisional("tcp"):
             control = (h.who("bob"), h.to(port=9000, kind="tcp"))
             replies = await t.denied(h.who("alice"), h.to(port=9000, kind="tcp"), control)
@@ -399,7 +399,7 @@ async def open_connections_at_revocation(t: Trial) -> None:
     raw = h.to(port=9000, kind="tcp")
     kept, held = f"keep-{t.serial}", f"tcp-{t.serial}"
     await t.send(alice, h.to(), Batch(n=2, kept=kept))
-    if t.needs("tcp"):
+    if t.needs("tcp", observed=True):
         await t.allowed(alice, raw)
         await t.send(alice, raw, Batch(n=2, kept=held))
     await t.delete(one, two)
@@ -407,7 +407,7 @@ async def open_connections_at_revocation(t: Trial) -> None:
     async with t.provisional("keepAlive"):
         reply = (await t.send(alice, h.to(), Batch(n=1, kept=kept)))[0]
         t.reading("keepAlive", "denied at the next request" if not reply.ok and reply.reused else f"{reply}")
-    if t.needs("tcp"):
+    if t.needs("tcp", observed=True):
         async with t.provisional("tcp"):
             replies = await t.send(alice, raw, Batch(n=10, interval=1.0, kept=held, timeout=2.0))
             reused = [reply for reply in replies if reply.ok]
