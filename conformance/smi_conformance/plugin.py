@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def rules_of(config: pytest.Config, deadline: float) -> Rules:
     """Return the numbers of the run."""
     base = QUICK if config.getoption("--smi-quick") else Rules()
     chosen = float(config.getoption("--smi-deadline")) or deadline
-    return Rules(chosen, base.samples, base.k, base.quiet, base.denials, base.denial_seconds, base.quick, base.seed)
+    return replace(base, deadline=chosen)
 
 
 @pytest.hookimpl(trylast=True)

@@ -59,7 +59,6 @@ def build(run: Run) -> Report:
             "weightSamples": run.rules.samples,
             "alpha": ALPHA,
             "slackPoints": round(SLACK * 100, 3),
-            "seed": run.rules.seed,
             "quick": run.rules.quick,
             **({"selection": run.selection} if run.selection else {}),
         },

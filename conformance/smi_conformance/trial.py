@@ -42,7 +42,6 @@ class Rules:
     denials: int = 20
     denial_seconds: float = 2.0
     quick: bool = False
-    seed: int = 7
 
     def size(self, full: int) -> int:
         """Scale a number of requests that a case asks for."""
