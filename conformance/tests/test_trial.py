@@ -80,3 +80,27 @@ def test_a_mute_ledger_proves_no_denial(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_request_that_arrives_and_is_answered_with_403_was_not_denied() -> None:
     with pytest.raises(Failure, match="5 of 5 arrived at api-0"):
         play(Mesh(only_alice, leaks=True), denial)
+
+
+async def let_in(t: Trial, req: Req) -> None:
+    await t.allowed(ALICE, req, k=5)
+
+
+def test_a_mesh_that_is_wrong_once_in_twenty_does_not_pass_by_a_few_good_answers() -> None:
+    mesh = Mesh(lambda _, count: count % 20 != 0)
+    with pytest.raises(Failure):
+        play(mesh, let_in)
+
+
+def test_a_change_that_arrives_after_a_few_good_answers_is_waited_for() -> None:
+    mesh = Mesh(lambda _, count: count <= 5 or count > 60)
+    play(mesh, let_in)
+    assert mesh.count > 60 + RULES.k + RULES.fixed
+
+
+def test_one_bad_answer_after_full_convergence_is_a_failure() -> None:
+    async def story(t: Trial, req: Req) -> None:
+        await t.reaches(ALICE, req, "api")
+
+    with pytest.raises(Failure, match="then 1 of 100 were otherwise"):
+        play(Mesh(lambda _, count: count != 90), story)
