@@ -105,6 +105,7 @@ class Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._keep = False
+        self.kept: list[str] = []
 
     # ------------------------------------------------------------------------------------------ seen from pytest
 
@@ -171,7 +172,8 @@ class Run:
             self.broken = str(error)
         finally:
             if self._keep:
-                self.left = tuple([line for pool in pools for line in await pool.harness.leave(pool.namespaces())])
+                left = [line for pool in pools for line in await pool.harness.leave(pool.namespaces())]
+                self.left = (*left, *sorted(self.kept))
             else:
                 await asyncio.gather(*(self._clean(pool) for pool in pools))
 
@@ -260,8 +262,11 @@ class Run:
         except Exception as trouble:  # noqa: BLE001 - a broken case is an error of ours and must not end the run
             error = f"{type(trouble).__name__}: {trouble}"
         finally:
+            bad = bool(error or trial.notes.failures)
+            if bad and self._keep:
+                self.kept += [f"{instance.id}: namespace {name}" for name in trial.namespaces()]
             try:
-                await trial.close()
+                await trial.close(keep=bad and self._keep)
             except Exception as trouble:  # noqa: BLE001 - a harness whose processes were killed must not end the run
                 error = error or f"cleaning up: {type(trouble).__name__}: {trouble}"
         took = (time.monotonic() - started) * 1000

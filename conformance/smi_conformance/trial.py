@@ -149,10 +149,16 @@ class Trial:
         self._t0 = time.monotonic()
         await self.harness.delete(manifests)
 
-    async def close(self) -> None:
-        """Delete what the case made and give its places back."""
+    def namespaces(self) -> list[str]:
+        """Return where the case is."""
+        return [place.namespace for place in self._places]
+
+    async def close(self, *, keep: bool = False) -> None:
+        """Delete what the case made and give its places back; or keep both, for somebody who wants to look."""
         for name, app in self._kept.items():
             await self.harness.close_connection(app, name)
+        if keep:
+            return
         if self._objects:
             await self.harness.delete(list(reversed(self._objects.values())))
         for app in self._extra:

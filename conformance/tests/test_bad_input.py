@@ -295,6 +295,19 @@ def test_what_is_kept_is_listed(place: Place) -> None:
     assert place.processes() == []
 
 
+def test_what_a_failed_case_has_written_is_kept_and_its_namespace_listed(place: Place) -> None:
+    """See the driver's own record of what was deleted: TS-06 fails and keeps its split, TS-01 passes and does not."""
+    place.target({**TARGET, "settings": {"maxTimeToConsistency": "2s"}})
+    deleted = place.folder / "deleted"
+    code, said = place.run("-k", "TS-01,TS-06", "--quick", "--parallel", "1", "--keep", mode=f"deletes:{deleted}")
+    assert code == 1, said
+    (line,) = [line for line in said.splitlines() if line.startswith("left: TS-")]
+    assert line.startswith("left: TS-06[v1alpha4]: namespace cf-")
+    gone = deleted.read_text().split()
+    assert "Service" in gone
+    assert "TrafficSplit" not in gone
+
+
 def test_a_repeated_run_reports_the_worst_of_its_runs(place: Place) -> None:
     """Let the first run fail and the second one pass: the driver counts its starts."""
     place.target({**TARGET, "local": {"driver": ["sh", str(place.folder / "driver")]}})
