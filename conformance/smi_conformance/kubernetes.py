@@ -136,6 +136,7 @@ class KubernetesHarness:
         hooks = target.hooks
         extra = {"restart"} if hooks.get("stop") and hooks.get("start") else set()
         extra |= {"watch-fault"} if hooks.get("breakWatch") else set()
+        extra |= {"egress"} if target.settings.get("egress") else set()
         self.capabilities = _CAPABILITIES | extra
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "kubernetes"}
@@ -200,6 +201,8 @@ class KubernetesHarness:
             "headersEncoding": str(self._target.settings.get("headers", "map")),
             "trustDomain": str(self._target.settings.get("trustDomain", "cluster.local")),
         }
+        if "egress" in self.capabilities:
+            self.environment = {**self.environment, "egress": str(self._target.settings["egress"])}
 
     async def stop(self) -> None:
         """Close every stream; namespaces are removed by whoever made them."""

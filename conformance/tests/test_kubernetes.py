@@ -269,6 +269,27 @@ async def _refusals(folder: Path) -> None:
         assert await harness.get(split) is None
 
 
+async def _outside(folder: Path) -> None:
+    """Reach a host outside if the target names one; without one there is no such capability."""
+    async with cluster(folder) as (_, harness):
+        assert "egress" not in harness.capabilities
+        port, process = await _listen(folder)
+        try:
+            (folder / "target.yaml").write_text(f'{TARGET}settings: {{egress: "127.0.0.1:{port}"}}\n')
+            other = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+            await other.start()
+            assert {"egress", "probes"} <= other.capabilities
+            host, _, number = other.environment["egress"].rpartition(":")
+            (reply,) = await other.send(
+                App("alice", "cf-1"), Req(pod=host, port=int(number), host=host), Batch(n=1), "x"
+            )
+            assert reply.outcome == "ok"
+            await other.stop()
+        finally:
+            process.kill()
+            await process.wait()
+
+
 async def _nothing_served(folder: Path) -> None:
     async with cluster(folder) as (found, harness):
         found.groups = False
@@ -313,7 +334,7 @@ async def _recorded() -> None:
     await stream.close()
 
 
-@pytest.mark.parametrize("story", [_whole_story, _objects, _refusals, _nothing_served, _unreachable])
+@pytest.mark.parametrize("story", [_whole_story, _objects, _refusals, _outside, _nothing_served, _unreachable])
 def test_harness(story: Any, tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(story(tmp_path), 60))
 

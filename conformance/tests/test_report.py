@@ -238,6 +238,7 @@ def test_an_unknown_field_of_a_target_is_named(tmp_path: Path) -> None:
         (TARGET.replace("[SPLIT]", "[SPLITS]"), "SPLITS"),
         (TARGET.replace("organization: acme, ", ""), "implementation.organization is missing"),
         (TARGET + "settings: {maxTimeToConsistency: soon}\n", "soon"),
+        (TARGET + "settings: {egress: outside}\n", "settings.egress: 'outside' is no host:port"),
         ("- a\n", "is no mapping"),
         ("a: [", "target.yaml"),
     ):
