@@ -10,6 +10,7 @@ import pytest
 
 from smi_conformance import trial as trials
 from smi_conformance.explain import Recorder
+from smi_conformance.layouts import House
 from smi_conformance.model import versions_for
 from smi_conformance.places import Pool
 from smi_conformance.protocol import App, Batch, HarnessError, Port, Receipt, Reply, Req
@@ -104,3 +105,27 @@ def test_one_bad_answer_after_full_convergence_is_a_failure() -> None:
 
     with pytest.raises(Failure, match="then 1 of 100 were otherwise"):
         play(Mesh(lambda _, count: count != 90), story)
+
+
+def test_settling_ends_when_a_change_that_was_made_later_is_seen() -> None:
+    class Slow(Mesh):
+        """Takes eight requests to notice a target."""
+
+        seen = 0
+
+        def opened(self, client: App, count: int) -> bool:
+            if any(item["kind"] == "TrafficTarget" for item in self.manifests):
+                self.seen = self.seen or count
+            return client.name == "alice" and bool(self.seen) and count > self.seen + 8
+
+    mesh = Slow(lambda _client, _count: False)
+    mesh._answer = mesh.opened
+
+    async def story(t: Trial, req: Req) -> None:
+        place = await t.place((SERVER, ALICE), enforced=True)
+        h = House(t, place, {"api": req.service.partition("/")[2]})
+        await h.settle("alice")
+        assert mesh.count > mesh.seen + 8
+        assert [item["kind"] for item in mesh.manifests] == ["HTTPRouteGroup", "TrafficTarget"]
+
+    play(mesh, story)

@@ -232,10 +232,12 @@ async def an_empty_target_opens_nothing(t: Trial) -> None:
         if provisional:
             async with t.provisional(key):
                 if accepted:
+                    await h.settle("bob")
                     await t.denied(h.who("alice"), h.to(), control)
                 t.reading(key, "nothing")
         else:
             if accepted:
+                await h.settle("bob")
                 await t.denied(h.who("alice"), h.to(), control)
             t.reading(key, "nothing")
         await t.delete(target)
@@ -305,6 +307,7 @@ async def accounts_remain_valid_beside_bindings(t: Trial) -> None:
     async with t.provisional("unknownKind"):
         target = replace(h.target(name="strange"), sources=(Subject("bob", kind="Group"),))
         accepted = (await t.try_apply(target))[0].accepted
+        await h.settle("carol")
         await t.denied(h.who("bob"), h.to(), control)
         if accepted and t.needs("events", observed=True):
             await t.said(target)

@@ -103,6 +103,7 @@ async def a_federated_identity_is_not_the_local_one(t: Trial) -> None:
     h = await bindings_house(t)
     source = Binding(t.name("source"), h.ns, spiffe=(f"federated.example/ns/{h.ns}/sa/alice",))
     await t.apply(source, target(h, bound(source.name)))
+    await h.settle("carol")
     await t.denied(h.who("alice"), h.to(), await control(h))
     t.needs(
         "spiffe"
@@ -158,6 +159,7 @@ async def a_binding_never_reaches_another_namespace(t: Trial) -> None:
     await t.allowed(gold, h.to())
     await t.denied(thief, h.to(), await control(h))
     await t.apply(Binding(name, elsewhere.namespace, service_account="alice"))
+    await h.settle("carol")
     await t.denied(elsewhere["alice"], h.to(), await control(h))
     await t.allowed(gold, h.to())
 
@@ -200,4 +202,5 @@ async def another_group_is_no_binding(t: Trial) -> None:
     stranger = Subject(source.name, "", "IdentityBinding", "other.example.com")
     await t.apply(source)
     await t.try_apply(target(h, stranger))
+    await h.settle("carol")
     await t.denied(h.who("alice"), h.to(), await control(h))
