@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from smi_conformance.catalog import PROFILES
 from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
+from smi_conformance.registry import cases
 from smi_conformance.runner import Instance, Outcome, Run
 from smi_conformance.target import Target, TargetError, load
 from smi_conformance.trial import QUICK, Rules
@@ -29,6 +31,7 @@ RUN: pytest.StashKey[Run] = pytest.StashKey()
 REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
 _ITEM = "smi_instance"
+_GUARDED = frozenset({"ACCESS", "ACCESS-L4", "IDENTITY"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -116,6 +119,22 @@ def rules_of(config: pytest.Config, deadline: float) -> Rules:
     return replace(base, deadline=chosen)
 
 
+def unswitchable(target: Target, profiles: Collection[str], selected: Collection[Instance]) -> str:
+    """Return what a target has to say about switching access control off, if what was selected needs it both ways.
+
+    A mesh that denies by default would otherwise fail every split, and no one could tell why.
+    """
+    both = {cases()[item.entry.id].enforced for item in selected} == {True, False}
+    hooks = target.hooks.get("permissive") and target.hooks.get("enforce")
+    if not both or target.permissive_by_namespace or hooks or not set(profiles) & _GUARDED:
+        return ""
+    return (
+        "cases with access control and cases without it were selected, and the target does not say how it is switched "
+        "off: mesh.permissiveNamespaceLabels or mesh.permissiveNamespaceAnnotations, or else hooks.permissive and "
+        "hooks.enforce (--profile can select one kind at a time)"
+    )
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start to play everything that was selected."""
@@ -124,9 +143,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not selected or config.getoption("collectonly"):
         return
     target = load(Path(config.getoption("--smi-target")))
+    profiles = tuple(_names(config, "--smi-profile")) or target.profiles
+    if missing := unswitchable(target, profiles, selected):
+        raise pytest.UsageError(missing)
     rules = rules_of(config, target.deadline)
     run = Run(target, harnesses_of(config, target), rules, int(config.getoption("--smi-parallel")))
-    run.profiles = tuple(_names(config, "--smi-profile")) or target.profiles
+    run.profiles = profiles
     options = {"profiles": "--smi-profile", "versions": "--smi-versions", "cases": "--smi-case"}
     run.selection = {name: sorted(chosen) for name, option in options.items() if (chosen := _names(config, option))}
     config.stash[RUN] = run

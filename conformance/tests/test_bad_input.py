@@ -130,6 +130,16 @@ def test_a_target_that_is_no_yaml_is_refused(place: Place) -> None:
     assert "Traceback" not in said
 
 
+def test_a_target_that_cannot_switch_access_control_off_is_told_what_it_lacks(place: Place) -> None:
+    place.target({**TARGET, "mesh": {}, "hooks": {"permissive": ["true"]}})
+    code, said = place.run("-k", "TS-01,TT-01", "--quick")
+    assert code == 2, said
+    assert "hooks.permissive and hooks.enforce" in said
+    assert not place.report.exists()
+    code, said = place.run("-k", "TS-01", "--quick")
+    assert code == 0, said
+
+
 def test_an_unknown_id_is_refused(place: Place) -> None:
     code, said = place.run("-k", "TS-99")
     assert (code, "unknown ids: TS-99" in said) == (2, True)
