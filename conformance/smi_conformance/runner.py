@@ -8,6 +8,7 @@ run is interrupted, what was learned so far stays.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import time
@@ -222,7 +223,8 @@ class Run:
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes[outcome.instance.id] = outcome
-        self.tell(outcome)
+        with contextlib.suppress(OSError):  # nobody reads what is printed any more: the report is written all the same
+            self.tell(outcome)
         future = self._futures[outcome.instance.id]
         if not future.done():
             future.set_result(outcome)
