@@ -1,7 +1,8 @@
 """The command line: run, list, explain, validate, diff.
 
 Exit codes of `run`: 0 all that was asked for passed, 1 something failed (or a reading or failure was not the expected
-one), 2 usage, 3 the harness could not be started, 4 there were errors and no failures, 130 on ^C.
+one), 2 usage, 3 the harness could not be started, 4 there were errors and no failures, 5 a report could not be
+written, 130 on ^C.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import yaml
 
 from smi_conformance import __version__, catalog, report
 from smi_conformance.catalog import FEATURES, PROFILES
-from smi_conformance.plugin import REPORT, UNWRITTEN
+from smi_conformance.plugin import REPORT, RUN, UNWRITTEN
 from smi_conformance.registry import cases
+from smi_conformance.runner import Outcome, Run
 from smi_conformance.target import TargetError, load
 
 _MAIN = "smi_conformance.test_cases"
+_FROM_ONE = click.IntRange(min=1)
 
 
 @click.group()
@@ -48,8 +52,8 @@ def entry() -> None:
 @click.option("--html", default="", type=click.Path(), help="Write the report as a page here, too.")
 @click.option("--junit", default="", type=click.Path(), help="Write JUnit XML here.")
 @click.option("--quick", is_flag=True, help="A quarter of the requests; not submittable.")
-@click.option("--repeat", default=1, show_default=True, help="Run so often; the worst result counts.")
-@click.option("--parallel", default=4, show_default=True, help="Cases at a time.")
+@click.option("--repeat", default=1, show_default=True, type=_FROM_ONE, help="Run so often; the worst result counts.")
+@click.option("--parallel", default=4, show_default=True, type=_FROM_ONE, help="Cases at a time.")
 @click.option("--deadline", default=0.0, help="Seconds to converge (default: the target's maxTimeToConsistency).")
 @click.option("--keep", is_flag=True, help="Leave what was created and list it.")
 @click.option("--expect-readings", default="", type=click.Path(), help="YAML of expected readings; others exit with 1.")
@@ -69,18 +73,34 @@ def run(**options: Any) -> None:
     if unknown:
         raise click.UsageError(f"unknown ids: {', '.join(unknown)}; see `smi-conformance list`")
     del target
+    options["expect_failures"] = _expected(options["expect_failures"], list)
+    options["expect_readings"] = _expected(options["expect_readings"], dict)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs start with it ignored
         signal.signal(number, signal.default_int_handler)  # what was learned is reported, all is removed
     codes: list[int] = []
+    outcomes: dict[str, Outcome] = {}
     while len(codes) < options["repeat"] and 130 not in codes:
-        codes.append(_once(options, len(codes)))
+        codes.append(_once(options, len(codes), outcomes))
     if options["repeat"] > 1:
         click.echo(f"{codes.count(0)} of {len(codes)} runs without a failure or an error")
     sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
 
 
-def _once(options: dict[str, Any], number: int) -> int:
-    """Run once and return the exit code."""
+def _expected(path: str, kind: type) -> Any:
+    """Read what is expected before anything is run; None if nothing is."""
+    if not path:
+        return None
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise click.UsageError(f"{path}: {error}") from error
+    if not isinstance(found or kind(), kind):
+        raise click.UsageError(f"{path}: is no {'list' if kind is list else 'mapping'}")
+    return found or kind()
+
+
+def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) -> int:
+    """Run once and return the exit code; `outcomes` keeps the worst of all runs, and the report tells that."""
     if options["repeat"] > 1:
         click.echo(f"run {number + 1} of {options['repeat']}")
     arguments = [
@@ -110,38 +130,67 @@ def _once(options: dict[str, Any], number: int) -> int:
     arguments += ["--smi-keep"] if options["keep"] else []
     arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed here has no part in it
-    result = _Result()
+    result = _Result(str(options["junit"]))
     code = int(pytest.main(arguments, plugins=[result]))
     if result.report is None:
         click.echo("nothing was run", err=True)
         if code == pytest.ExitCode.INTERRUPTED:
             return 130
         return 2 if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED} else 3
+    verdict = _verdict(result.report, options)
+    done = sum(row["result"] != "error" for row in result.report["cases"])
+    if options["repeat"] > 1 and result.run is not None:
+        _merge(result, outcomes, options["report_path"], interrupted=code == pytest.ExitCode.INTERRUPTED)
     if options["html"] and not result.unwritten:
         try:
             report.write(result.report, Path(options["html"]))
         except OSError as error:
             result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
             click.echo(result.unwritten, err=True)
-    verdict = _verdict(result.report, options)
     if code == pytest.ExitCode.INTERRUPTED:
-        done = sum(row["result"] != "error" for row in result.report["cases"])
         click.echo(f"interrupted: {done} of {len(result.report['cases'])} verdicts are known")
         return 130
     return 5 if result.unwritten and verdict in {0, 4} else verdict
 
 
+def _merge(result: _Result, outcomes: dict[str, Outcome], path: str, *, interrupted: bool) -> None:
+    """Put what was seen before into the report; what an interrupted run did not get to takes nothing away."""
+    assert result.run is not None  # noqa: S101 - the caller looked
+    for name, outcome in result.run.outcomes.items():
+        if name not in outcomes:
+            outcomes[name] = outcome
+        elif not interrupted or outcome.worst != "error":
+            outcomes[name] = report.worse(outcomes[name], outcome)
+    result.run.outcomes = dict(outcomes)
+    result.report = report.build(result.run)
+    if path and not result.unwritten:
+        try:
+            report.write(result.report, Path(path))
+        except OSError as error:
+            result.unwritten = f"the report could not be written: {path}: {error.strerror or error}"
+            click.echo(result.unwritten, err=True)
+
+
 class _Result:
     """Takes the report out of the session: it is there also if it could not be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, junit: str) -> None:
         self.report: report.Report | None = None
+        self.run: Run | None = None
         self.unwritten = ""
+        self._junit = junit
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        trouble = ""
+        try:
+            yield
+        except OSError as error:  # of pytest's own, as our report is tried for by the plugin
+            trouble = f"the JUnit file could not be written: {self._junit}: {error.strerror or error}"
+            click.echo(trouble, err=True)
         self.report = session.config.stash.get(REPORT, None)
-        self.unwritten = session.config.stash.get(UNWRITTEN, "")
+        self.run = session.config.stash.get(RUN, None)
+        self.unwritten = session.config.stash.get(UNWRITTEN, "") or trouble
 
 
 def _verdict(made: report.Report, options: dict[str, Any]) -> int:
@@ -152,22 +201,34 @@ def _verdict(made: report.Report, options: dict[str, Any]) -> int:
     if errors and len(errors) == len(made["cases"]):
         click.echo(f"the harness does not work: {errors[0]['reason']}", err=True)
         return 3
-    failed = {f"{row['id']}[{row['apiVersion']}]" for row in made["cases"] if row["result"] == "failed"}
+    failed = _failed(made)
     wrong = 0
-    if options["expect_failures"]:
-        known = set(yaml.safe_load(Path(options["expect_failures"]).read_text(encoding="utf-8")) or [])
+    if options["expect_failures"] is not None:
+        known = set(options["expect_failures"])
         for name in sorted(failed - known):
             click.echo(f"failed, and is no known failure: {name}")
+        ran = {f"{row['id']}[{row['apiVersion']}]" for row in made["cases"] if row["result"] == "passed"}
+        for name in sorted(known & ran - failed):
+            click.echo(f"a known failure that passes now, to be taken off the list: {name}")
+            wrong += 1
         failed -= known
-    if options["expect_readings"]:
-        expected = yaml.safe_load(Path(options["expect_readings"]).read_text(encoding="utf-8")) or {}
-        differences = report.unexpected(made, expected)
-        wrong = len(differences)
+    if options["expect_readings"] is not None:
+        differences = report.unexpected(made, options["expect_readings"])
+        wrong += len(differences)
         for line in differences:
             click.echo(f"reading: {line}")
     if failed or wrong:
         return 1
     return 4 if errors else 0
+
+
+def _failed(made: report.Report) -> set[str]:
+    """Return what failed: verdicts, and what a profile counts as failed, as a claimed version that is not served."""
+    failed = {f"{row['id']}[{row['apiVersion']}]" for row in made["cases"] if row["result"] == "failed"}
+    for profile in made["profiles"]:
+        for level in ("core", "extended"):
+            failed |= set(profile.get(level, {}).get("failedCases", ()))
+    return failed
 
 
 @main.command("list")

@@ -128,6 +128,12 @@ class Narrator(Trial):
             Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-0"}) for app in apps
         ]
 
+    async def _stays(  # noqa: PLR0913
+        self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
+    ) -> None:
+        """Write down what is waited for and then seen all the time."""
+        await self.eventually(client, req, good, what, see=see, k=k)
+
     async def shares(
         self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = ""
     ) -> dict[str, int]:

@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module, resources
 from typing import Any
 
@@ -45,6 +46,9 @@ _READY = 180.0
 _CONFLICTS = 10
 """So often an object is read and written again if somebody else (a controller's status) was faster."""
 _STDIN, _STDOUT, _ERROR = 0, 1, 3
+_FINE = frozenset({200, 201, 202})
+_GONE = _FINE | {404}
+_REFUSED = frozenset({400, 422})
 
 
 class ExecStream:
@@ -132,6 +136,7 @@ class KubernetesHarness:
         hooks = target.hooks
         extra = {"restart"} if hooks.get("stop") and hooks.get("start") else set()
         extra |= {"watch-fault"} if hooks.get("breakWatch") else set()
+        extra |= {"egress"} if target.settings.get("egress") else set()
         self.capabilities = _CAPABILITIES | extra
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "kubernetes"}
@@ -157,6 +162,15 @@ class KubernetesHarness:
         except ValueError:
             return status, text
 
+    async def _must(
+        self, method: str, path: str, body: Any = None, fine: Collection[int] = _FINE, **query: str
+    ) -> tuple[int, Any]:
+        """Call the API server for something that has to work; anything else is trouble, and no verdict."""
+        code, answer = await self._call(method, path, body, **query)
+        if code not in fine:
+            raise HarnessError(f"{method} {path}: the API server answered {code}: {_message(answer)[:300]}")
+        return code, answer
+
     async def start(self) -> None:
         """Reach the API server and learn what it serves."""
         try:
@@ -174,7 +188,7 @@ class KubernetesHarness:
         _, nodes = await self._call("GET", "/api/v1/nodes")
         served: dict[str, tuple[str, ...]] = {}
         for group in GROUPS.values():
-            status, answer = await self._call("GET", f"/apis/{group}")
+            status, answer = await self._must("GET", f"/apis/{group}", fine=_GONE)
             if status == 200:
                 served[group] = tuple(sorted(item["version"] for item in answer["versions"]))
         if not served:
@@ -187,6 +201,8 @@ class KubernetesHarness:
             "headersEncoding": str(self._target.settings.get("headers", "map")),
             "trustDomain": str(self._target.settings.get("trustDomain", "cluster.local")),
         }
+        if "egress" in self.capabilities:
+            self.environment = {**self.environment, "egress": str(self._target.settings["egress"])}
 
     async def stop(self) -> None:
         """Close every stream; namespaces are removed by whoever made them."""
@@ -233,7 +249,7 @@ class KubernetesHarness:
             await self._streams.pop(key).close()
         for key in [key for key in self._pods if key.startswith(f"{name}/")]:
             del self._pods[key]
-        await self._call("DELETE", f"/api/v1/namespaces/{name}")
+        await self._must("DELETE", f"/api/v1/namespaces/{name}", fine=_GONE | {409})  # 409: it is going already
 
     # ---------------------------------------------------------------------------------------------------- workloads
 
@@ -252,7 +268,7 @@ class KubernetesHarness:
             await stream.close()
         path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
         for _ in range(int(_READY / 0.25)):
-            _, found = await self._call("GET", path)
+            _, found = await self._must("GET", path)
             if _rolled_out(found, app.replicas):
                 pods = await self._running(app)
                 if len(pods) == app.replicas:
@@ -263,7 +279,7 @@ class KubernetesHarness:
 
     async def _running(self, app: App) -> tuple[Pod, ...]:
         path, selector = f"/api/v1/namespaces/{app.namespace}/pods", f"conformance-app={app.name}"
-        _, listed = await self._call("GET", path, labelSelector=selector)
+        _, listed = await self._must("GET", path, labelSelector=selector)
         alive = [item for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
         return tuple(Pod(item["metadata"]["name"], item.get("status", {}).get("podIP", "")) for item in alive)
 
@@ -273,12 +289,12 @@ class KubernetesHarness:
             await stream.close()
         self._pods.pop(app.key, None)
         path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
-        await self._call("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 1})
+        await self._must("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 1}, _GONE)
 
     # ------------------------------------------------------------------------------------------------------ objects
 
     async def apply(self, manifests: Sequence[Manifest], *, dry_run: bool = False) -> list[ApiResult]:
-        """Write objects; a refusal is a result."""
+        """Write objects; a refusal is a result, but missing rights, a missing API or a busy server are trouble."""
         found: list[ApiResult] = []
         for manifest in manifests:
             query = {"dryRun": "All"} if dry_run else {}
@@ -287,7 +303,9 @@ class KubernetesHarness:
             else:
                 query |= {"fieldManager": _MANAGER, "force": "true"}
                 code, body = await self._call("PATCH", _path(manifest), manifest, **query)
-            message = str(body.get("message", "")) if isinstance(body, dict) else str(body)
+            message = _message(body)
+            if code not in _FINE and not _refusal(code, message):
+                raise HarnessError(f"{_path(manifest)}: the API server answered {code}: {message[:300]}")
             found.append(ApiResult(code, message, body if isinstance(body, dict) else {}))
         return found
 
@@ -298,22 +316,24 @@ class KubernetesHarness:
         for _ in range(_CONFLICTS):
             if code != 409:
                 break
-            code, now = await self._call("GET", path)
-            if code == 200:
-                metadata = {**manifest["metadata"], "resourceVersion": now["metadata"].get("resourceVersion", "")}
-                code, body = await self._call("PUT", path, {**manifest, "metadata": metadata}, **query)
+            found, now = await self._must("GET", path, fine=_GONE)
+            if found == 404:  # it went in between
+                code, body = await self._call("POST", path.rpartition("/")[0], manifest, **query)
+                continue
+            metadata = {**manifest["metadata"], "resourceVersion": now["metadata"].get("resourceVersion", "")}
+            code, body = await self._call("PUT", path, {**manifest, "metadata": metadata}, **query)
         return code, body
 
     async def delete(self, manifests: Sequence[Manifest]) -> None:
         """Delete objects; one that is gone already is fine."""
         for manifest in manifests:
-            await self._call("DELETE", _path(manifest))
+            await self._must("DELETE", _path(manifest), fine=_GONE)
 
     async def get(self, manifest: Manifest, version: str = "") -> Manifest | None:
         """Read an object, under another version if one is named."""
         group = manifest["apiVersion"].partition("/")[0]
         asked = {**manifest, "apiVersion": f"{group}/{version}"} if version else manifest
-        code, body = await self._call("GET", _path(asked))
+        code, body = await self._must("GET", _path(asked), fine=_GONE)
         return body if code == 200 else None
 
     async def events(self, manifest: Manifest) -> list[Event]:
@@ -321,7 +341,7 @@ class KubernetesHarness:
         metadata = manifest["metadata"]
         selector = f"involvedObject.kind={manifest['kind']},involvedObject.name={metadata['name']}"
         path = f"/api/v1/namespaces/{metadata['namespace']}/events"
-        _, listed = await self._call("GET", path, fieldSelector=selector)
+        _, listed = await self._must("GET", path, fieldSelector=selector)
         return [Event(str(item.get("reason", "")), str(item.get("message", ""))) for item in listed["items"]]
 
     # ------------------------------------------------------------------------------------------------------ traffic
@@ -375,12 +395,13 @@ class KubernetesHarness:
         found: list[Receipt] = []
         for pod in self._pods.get(app.key, ()):
             path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/log"
-            code, text = await self._call("GET", path, container="echo")
-            if code != 200:
-                continue
+            _, text = await self._must("GET", path, container="echo")
             lines = [line for line in str(text).splitlines() if line.startswith("{")]
             key = f"{app.key}/{pod.name}"
-            fresh = lines[self._read_lines.get(key, 0) :]
+            before = self._read_lines.get(key, 0)
+            if len(lines) < before:
+                raise HarnessError(f"{path}: the log became shorter (rotated, or a restart): receipts are lost")
+            fresh = lines[before:]
             self._read_lines[key] = len(lines)
             found += [receipt(line.encode()) for line in fresh]
         return found
@@ -388,6 +409,15 @@ class KubernetesHarness:
     async def hook(self, name: str) -> None:
         """Run a command of the target."""
         await run_hook(self._target, name)
+
+
+def _message(answer: Any) -> str:
+    return str(answer.get("message", "")) if isinstance(answer, dict) else str(answer)
+
+
+def _refusal(code: int, message: str) -> bool:
+    """Tell whether an object was refused for what it says: by its schema, or by an admission webhook or policy."""
+    return code in _REFUSED or (400 <= code < 500 and re.search(r"denied (the )?request", message) is not None)
 
 
 def _path(manifest: Manifest) -> str:

@@ -360,8 +360,12 @@ def receipt(line: bytes) -> Receipt:
 
 
 async def run_hook(target: Target, name: str) -> None:
-    """Run a command of the target's hooks."""
+    """Run a command of the target's hooks; a restart without one is a stop and a start."""
     command = target.hooks.get(name)
+    if not command and name == "restart" and target.hooks.get("stop") and target.hooks.get("start"):
+        await run_hook(target, "stop")
+        await run_hook(target, "start")
+        return
     if not command:
         raise HarnessError(f"the target has no hook {name}")
     process = await asyncio.create_subprocess_exec(*command, cwd=target.directory)

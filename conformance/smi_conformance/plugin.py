@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from smi_conformance.catalog import PROFILES
 from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
+from smi_conformance.registry import cases
 from smi_conformance.runner import Instance, Outcome, Run
 from smi_conformance.target import Target, TargetError, load
 from smi_conformance.trial import QUICK, Rules
@@ -28,6 +31,7 @@ RUN: pytest.StashKey[Run] = pytest.StashKey()
 REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
 _ITEM = "smi_instance"
+_GUARDED = frozenset({"ACCESS", "ACCESS-L4", "IDENTITY"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,10 +61,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.unregister(reporter)
 
 
+def _names(config: pytest.Config, option: str) -> list[str]:
+    return [name for name in str(config.getoption(option)).split(",") if name]
+
+
 def _wanted(config: pytest.Config, instance: Instance) -> bool:
-    profiles = [name for name in str(config.getoption("--smi-profile")).split(",") if name]
-    versions = [name for name in str(config.getoption("--smi-versions")).split(",") if name]
-    ids = [name for name in str(config.getoption("--smi-case")).split(",") if name]
+    profiles, versions = _names(config, "--smi-profile"), _names(config, "--smi-versions")
+    ids = _names(config, "--smi-case")
     for name in profiles:
         if name not in PROFILES:
             raise pytest.UsageError(f"unknown profile {name}; known: {', '.join(PROFILES)}")
@@ -109,7 +116,23 @@ def rules_of(config: pytest.Config, deadline: float) -> Rules:
     """Return the numbers of the run."""
     base = QUICK if config.getoption("--smi-quick") else Rules()
     chosen = float(config.getoption("--smi-deadline")) or deadline
-    return Rules(chosen, base.samples, base.k, base.quiet, base.denials, base.denial_seconds, base.quick, base.seed)
+    return replace(base, deadline=chosen)
+
+
+def unswitchable(target: Target, profiles: Collection[str], selected: Collection[Instance]) -> str:
+    """Return what a target has to say about switching access control off, if what was selected needs it both ways.
+
+    A mesh that denies by default would otherwise fail every split, and no one could tell why.
+    """
+    both = {cases()[item.entry.id].enforced for item in selected} == {True, False}
+    hooks = target.hooks.get("permissive") and target.hooks.get("enforce")
+    if not both or target.permissive_by_namespace or hooks or not set(profiles) & _GUARDED:
+        return ""
+    return (
+        "cases with access control and cases without it were selected, and the target does not say how it is switched "
+        "off: mesh.permissiveNamespaceLabels or mesh.permissiveNamespaceAnnotations, or else hooks.permissive and "
+        "hooks.enforce (--profile can select one kind at a time)"
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -120,8 +143,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not selected or config.getoption("collectonly"):
         return
     target = load(Path(config.getoption("--smi-target")))
+    profiles = tuple(_names(config, "--smi-profile")) or target.profiles
+    if missing := unswitchable(target, profiles, selected):
+        raise pytest.UsageError(missing)
     rules = rules_of(config, target.deadline)
     run = Run(target, harnesses_of(config, target), rules, int(config.getoption("--smi-parallel")))
+    run.profiles = profiles
+    options = {"profiles": "--smi-profile", "versions": "--smi-versions", "cases": "--smi-case"}
+    run.selection = {name: sorted(chosen) for name, option in options.items() if (chosen := _names(config, option))}
     config.stash[RUN] = run
     if int(config.getoption("verbose")) <= 0:
         run.tell = Progress(len(selected)).tell  # when it is known: pytest asks in another order

@@ -28,7 +28,7 @@ CAPABILITIES = frozenset(
         "restart",  # the controller can be stopped and started, the data plane staying
         "watch-fault",  # the controller's watch can be broken
         "probes",  # a kubelet probes the pods
-        "egress",  # there is a host outside of the mesh
+        "egress",  # there is a host outside of the mesh: environment["egress"], host:port
         "spiffe",  # a certificate of a federated trust domain can be had
         "service-types",  # NodePort and LoadBalancer Services
         "metrics",

@@ -3,7 +3,7 @@
 Written as YAML that the schema beside this module describes; sorted, so that two runs can be compared line by line.
 Counting: an error and a missing capability count as skipped and leave a level `partial` at best; a version that is not
 served counts as failed where it was claimed, and not at all otherwise; features that are not claimed and observations
-never count.
+never count. A part of a profile is told as what it is, and is not submittable.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -21,25 +22,31 @@ import yaml
 
 from smi_conformance import SPEC_VERSION, __version__, catalog
 from smi_conformance.catalog import GROUPS, PROFILES
-from smi_conformance.runner import Outcome, Run
+from smi_conformance.runner import Instance, Outcome, Run, instances
 from smi_conformance.statistics import ALPHA, SLACK
 
 Report = dict[str, Any]
+_WORST = ("failed", "error", "skipped", "notServed", "notSupported", "passed", "observed")
+_GOOD = frozenset({"passed", "observed"})
 API_VERSION = "conformance.smi-adapter.dev/v1"
 
 
 def build(run: Run) -> Report:
     """Make the report of a run, complete or not."""
     outcomes = [run.outcomes[name] for name in sorted(run.outcomes)]
-    profiles = [found for name in PROFILES if (found := _profile(name, outcomes, run)) is not None]
+    wanted = [item for item in instances() if _counts(item, run)]
+    names = [name for name in PROFILES if name in run.profiles]
+    profiles = [found for name in names if (found := _profile(name, outcomes, run, wanted)) is not None]
     rows = [row for outcome in outcomes for row in _rows(outcome)]
     clean = not run.broken and not any(row["result"] == "error" for row in rows)
     unverified = any(profile.get("claimedUnverified") for profile in profiles)
+    listed = {str(profile["name"]) for profile in profiles}
+    whole = all(item.id in run.outcomes for item in wanted if listed & set(item.entry.profiles))
     return {
         "apiVersion": API_VERSION,
         "kind": "ConformanceReport",
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "submittable": bool(profiles) and clean and not unverified and not run.rules.quick,
+        "submittable": bool(profiles) and clean and whole and not unverified and not run.rules.quick,
         "suite": {"version": __version__, "catalogDigest": catalog.digest(), "specVersion": SPEC_VERSION},
         "implementation": dict(run.target.implementation),
         "environment": {
@@ -52,8 +59,8 @@ def build(run: Run) -> Report:
             "weightSamples": run.rules.samples,
             "alpha": ALPHA,
             "slackPoints": round(SLACK * 100, 3),
-            "seed": run.rules.seed,
             "quick": run.rules.quick,
+            **({"selection": run.selection} if run.selection else {}),
         },
         "profiles": profiles,
         "cases": rows,
@@ -83,28 +90,48 @@ def _rows(outcome: Outcome) -> Iterable[dict[str, Any]]:
         yield row
 
 
-def _profile(name: str, outcomes: Iterable[Outcome], run: Run) -> dict[str, Any] | None:
+def _profile(name: str, outcomes: Iterable[Outcome], run: Run, wanted: Iterable[Instance]) -> dict[str, Any] | None:
     mine = [outcome for outcome in outcomes if name in outcome.instance.entry.profiles]
     if not mine:
         return None
     core = _level(mine, ("must",), run)
     extended = _level(mine, ("should", "extended"), run)
-    by_feature: dict[str, list[str]] = defaultdict(list)
-    for outcome in mine:
-        if outcome.instance.entry.feature and outcome.instance.entry.feature in run.target.features:
-            by_feature[outcome.instance.entry.feature].append(outcome.worst)
-    verified = sorted(feature for feature, found in by_feature.items() if set(found) <= {"passed", "observed"})
+    results: dict[str, set[str]] = defaultdict(set)
+    for item in wanted:  # what was not run is no evidence
+        if name in item.entry.profiles and item.entry.feature:
+            results[item.entry.feature].add(run.outcomes[item.id].worst if item.id in run.outcomes else "notRun")
+    verified = {feature for feature, found in results.items() if "passed" in found and found <= _GOOD}
     features = {entry.feature for entry in catalog.entries().values() if name in entry.profiles and entry.feature}
-    found: dict[str, Any] = {
+    claimed = features & run.target.features
+    return {
         "name": name,
         "summary": _summary(core, extended),
         "core": core,
         "extended": extended,
-        "verifiedFeatures": verified,
-        "claimedUnverified": sorted(set(by_feature) - set(verified)),
-        "unsupportedFeatures": sorted(features - run.target.features),
+        "verifiedFeatures": sorted(claimed & verified),
+        "claimedUnverified": sorted(claimed - verified),
+        "unsupportedFeatures": sorted(features - claimed),
     }
-    return found
+
+
+def _counts(item: Instance, run: Run) -> bool:
+    """Tell whether a complete run has this: its version is served, or claimed to be."""
+    group = GROUPS[item.entry.group]
+    served = item.version in run.harness.served.get(group, ())
+    return served or item.version in run.target.claimed_versions.get(group, ())
+
+
+def worse(one: Outcome, two: Outcome) -> Outcome:
+    """Return what two runs of one case amount to: of each level the worse verdict, and the story of that run."""
+    pairs = zip(one.verdicts, two.verdicts, strict=True)
+    verdicts = tuple(min(pair, key=lambda verdict: _WORST.index(verdict.result)) for pair in pairs)
+    base = one if any(mine is not its for mine, its in zip(verdicts, two.verdicts, strict=True)) else two
+    return replace(base, verdicts=verdicts)
+
+
+def _claimed(outcome: Outcome, run: Run) -> bool:
+    """Tell whether the target claims the version of an outcome."""
+    return outcome.instance.version in run.target.claimed_versions.get(GROUPS[outcome.instance.entry.group], ())
 
 
 def _level(outcomes: Iterable[Outcome], levels: tuple[str, ...], run: Run) -> dict[str, Any]:
@@ -117,9 +144,7 @@ def _level(outcomes: Iterable[Outcome], levels: tuple[str, ...], run: Run) -> di
                 continue
             result = verdict.result
             if result == "notServed":
-                group = GROUPS[outcome.instance.entry.group]
-                claimed = outcome.instance.version in run.target.claimed_versions.get(group, ())
-                result = "failed" if claimed else ""
+                result = "failed" if _claimed(outcome, run) else ""
             if result in {"error", "skipped"}:
                 skipped.add(outcome.instance.id)
                 counts["skipped"] += 1

@@ -95,6 +95,8 @@ class Run:
         self.harness = self.harnesses[0]
         self.rules = rules
         self.parallel = parallel
+        self.profiles: tuple[str, ...] = target.profiles
+        self.selection: dict[str, list[str]] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.tell: Callable[[Outcome], None] = lambda _: None
         self.broken = ""
@@ -104,6 +106,7 @@ class Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._keep = False
+        self.kept: list[str] = []
 
     # ------------------------------------------------------------------------------------------ seen from pytest
 
@@ -170,7 +173,8 @@ class Run:
             self.broken = str(error)
         finally:
             if self._keep:
-                self.left = tuple([line for pool in pools for line in await pool.harness.leave(pool.namespaces())])
+                left = [line for pool in pools for line in await pool.harness.leave(pool.namespaces())]
+                self.left = (*left, *sorted(self.kept))
             else:
                 await asyncio.gather(*(self._clean(pool) for pool in pools))
 
@@ -260,8 +264,11 @@ class Run:
         except Exception as trouble:  # noqa: BLE001 - a broken case is an error of ours and must not end the run
             error = f"{type(trouble).__name__}: {trouble}"
         finally:
+            bad = bool(error or trial.notes.failures)
+            if bad and self._keep:
+                self.kept += [f"{instance.id}: namespace {name}" for name in trial.namespaces()]
             try:
-                await trial.close()
+                await trial.close(keep=bad and self._keep)
             except Exception as trouble:  # noqa: BLE001 - a harness whose processes were killed must not end the run
                 error = error or f"cleaning up: {type(trouble).__name__}: {trouble}"
         took = (time.monotonic() - started) * 1000
@@ -274,10 +281,13 @@ def _verdicts(entry: Entry, registered: Registered, notes: Notes) -> tuple[Verdi
     """Return a verdict for each level of the case; a provisional one only says that something was observed."""
     del registered
     found: list[Verdict] = []
-    for check in entry.checks:
+    lacking = ", ".join(sorted(notes.lacking))
+    for number, check in enumerate(entry.checks):
         failure = notes.failures.get(check.level, "")
         if check.level == "provisional":
             found.append(Verdict(check.level, "observed", failure))
+        elif number == 0 and lacking and not failure:
+            found.append(Verdict(check.level, "skipped", f"in part, as the harness lacks: {lacking}"))
         else:
             found.append(Verdict(check.level, "failed" if failure else "passed", failure))
     return tuple(found)

@@ -37,7 +37,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
         "hostTemplate",
     ),
     "hooks": ("enforce", "permissive", "restart", "stop", "start", "breakWatch"),
-    "settings": ("maxTimeToConsistency", "metricsVia", "metricsWarmup", "headers", "trustDomain"),
+    "settings": ("maxTimeToConsistency", "metricsVia", "metricsWarmup", "headers", "trustDomain", "egress"),
     "local": ("driver", "directory", "meshes", "api"),
     "kubernetes": ("image",),
 }
@@ -99,6 +99,8 @@ def _target(path: Path, raw: Mapping[str, Any]) -> Target:
             raise TargetError(f"{path}: claims.versions: unknown group {group}; known: {', '.join(GROUPS.values())}")
     local = raw.get("local") or {}
     settings = raw.get("settings") or {}
+    if settings.get("egress") is not None and not re.fullmatch(r"[^\s:/]+:\d{1,5}", str(settings["egress"])):
+        raise TargetError(f"{path}: settings.egress: {settings['egress']!r} is no host:port, such as example.org:80")
     return Target(
         implementation={key: _text(value) for key, value in implementation.items()},
         profiles=profiles,

@@ -1,8 +1,10 @@
 """What a case works with: places with workloads, objects that go away by themselves, and the ways of asserting.
 
 The rules of asserting are here and nowhere else. *Convergence* is k good answers in a row with every expected backend
-seen and all checks inside of the loop (`eventually`). *Weights* are one sample against exact windows (`shares`). A
-*denial* stands between two positive controls and is proved by the server's ledger (`denied`). Nothing is retried: what
+seen and all checks inside of the loop (`eventually`), and then a fixed sample that is all good (`reaches`, `allowed`).
+*Weights* are one sample against exact windows (`shares`). A
+*denial* stands between two positive controls and is proved by the server's ledger, which has to know the second
+control (`denied`). Nothing is retried: what
 fails here has failed. A provisional check can't fail; what was seen becomes a reading.
 """
 
@@ -21,7 +23,7 @@ from typing import Any
 from smi_conformance import render
 from smi_conformance.model import Obj, Versions
 from smi_conformance.places import Place, Pool
-from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, Pod, Reply, Req
+from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Reply, Req
 from smi_conformance.render import Manifest
 from smi_conformance.statistics import ALPHA, EXPECTED, SLACK, SMALL, windows
 
@@ -40,8 +42,8 @@ class Rules:
     quiet: float = 1.0
     denials: int = 20
     denial_seconds: float = 2.0
+    fixed: int = 100
     quick: bool = False
-    seed: int = 7
 
     def size(self, full: int) -> int:
         """Scale a number of requests that a case asks for."""
@@ -51,7 +53,10 @@ class Rules:
 QUICK_MOST = 5000
 """Quick samples are not larger, however small a share is; it is still proved that it is not zero."""
 
-QUICK = Rules(samples=500, quiet=0.3, denial_seconds=0.6, quick=True)
+LEDGER = 10.0
+"""Seconds within which a request that was answered has to be in the ledger."""
+
+QUICK = Rules(samples=500, quiet=0.3, denial_seconds=0.6, fixed=25, quick=True)
 
 
 @dataclass(slots=True)
@@ -62,6 +67,7 @@ class Notes:
     readings: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     converged: list[float] = field(default_factory=list)
+    lacking: set[str] = field(default_factory=set)
 
 
 _SERIAL = itertools.count(1)
@@ -143,10 +149,16 @@ class Trial:
         self._t0 = time.monotonic()
         await self.harness.delete(manifests)
 
-    async def close(self) -> None:
-        """Delete what the case made and give its places back."""
+    def namespaces(self) -> list[str]:
+        """Return where the case is."""
+        return [place.namespace for place in self._places]
+
+    async def close(self, *, keep: bool = False) -> None:
+        """Delete what the case made and give its places back; or keep both, for somebody who wants to look."""
         for name, app in self._kept.items():
             await self.harness.close_connection(app, name)
+        if keep:
+            return
         if self._objects:
             await self.harness.delete(list(reversed(self._objects.values())))
         for app in self._extra:
@@ -197,7 +209,24 @@ class Trial:
         """Wait until requests reach exactly these workloads, all of them."""
         what = f"requests reach {' and '.join(apps)}"
         wanted = set(apps)
-        await self.eventually(client, req, lambda reply: reply.ok and reply.app in wanted, what, see=wanted, k=k)
+        await self._stays(client, req, lambda reply: reply.ok and reply.app in wanted, what, see=wanted, k=k)
+
+    async def _stays(  # noqa: PLR0913
+        self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
+    ) -> None:
+        """Wait for good answers, then take one fixed sample in which all are good.
+
+        A few good answers in a row are seen sooner or later of a mesh that is wrong now and then, too. If few were
+        enough for this caller, a bad sample may be that of a change which is still on its way: then the full number is
+        waited for, and the sample after that is the last.
+        """
+        bad: list[Reply] = []
+        for most in dict.fromkeys((k or self.rules.k, max(k, self.rules.k))):
+            await self.eventually(client, req, good, what, see=see, k=most)
+            bad = [reply for reply in await self.send(client, req, Batch(n=self.rules.fixed)) if not good(reply)]
+            if not bad:
+                return
+        raise Failure(f"{what}: then {len(bad)} of {self.rules.fixed} were otherwise, the first: {bad[0]}")
 
     async def shares(
         self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = ""
@@ -267,7 +296,7 @@ class Trial:
 
     async def allowed(self, client: App, req: Req, *, k: int = 5, what: str = "") -> None:
         """Wait until requests are answered by a workload."""
-        await self.eventually(client, req, lambda reply: reply.ok, what or f"{_say(client, req)} is allowed", k=k)
+        await self._stays(client, req, lambda reply: reply.ok, what or f"{_say(client, req)} is allowed", k=k)
 
     async def closed(self, client: App, req: Req, *, k: int = 5) -> None:
         """Wait until requests are no longer answered: before a denial is proved, or to begin from a closed state."""
@@ -289,13 +318,24 @@ class Trial:
         leaks = [reply for reply in replies if reply.ok]
         if leaks:
             raise Failure(f"{_say(client, req)}: {len(leaks)} of {len(replies)} were answered, by {leaks[0]}")
-        received = await self.received({reply.token for reply in replies})
-        if received:
-            raise Failure(f"{_say(client, req)}: {len(received)} of {len(replies)} arrived at {received[0].pod}")
         after = await self.send(*control, Batch(n=3, concurrency=1))
         if not all(reply.ok for reply in after):
             raise Failure(f"the control ({_say(*control)}) stopped working: {after[-1]}")
+        await self._written_down(control, {reply.token for reply in after})
+        received = await self.received({reply.token for reply in replies})
+        if received:
+            raise Failure(f"{_say(client, req)}: {len(received)} of {len(replies)} arrived at {received[0].pod}")
         return replies
+
+    async def _written_down(self, control: tuple[App, Req], tokens: set[str]) -> None:
+        """Wait until the ledger has the control, which came last: one that is mute or late would prove any denial."""
+        end = time.monotonic() + LEDGER
+        while missing := tokens - {item.token for item in await self.received(tokens)}:
+            if time.monotonic() > end:
+                raise HarnessError(
+                    f"the ledger lacks {len(missing)} of {len(tokens)} requests of the control ({_say(*control)}) that "
+                    f"were answered {LEDGER:g} s ago: it proves no denial"
+                )
 
     async def received(self, tokens: Collection[str]) -> list[Any]:
         """Return the receipts that servers of our places have for these tokens."""
@@ -352,9 +392,15 @@ class Trial:
         """Return the SPIFFE trust domain of the mesh."""
         return str(self.harness.environment.get("trustDomain", "cluster.local"))
 
-    def needs(self, capability: str) -> bool:
-        """Tell whether the harness can do something that only a part of a case needs."""
-        return capability in self.harness.capabilities
+    def needs(self, capability: str, *, observed: bool = False) -> bool:
+        """Tell whether the harness can do what a part of a case needs; without that part the case has not passed.
+
+        A part that is `observed` only decides nothing, and may be missing.
+        """
+        found = capability in self.harness.capabilities
+        if not found and not observed:
+            self.notes.lacking.add(capability)
+        return found
 
 
 def _key(manifest: Manifest) -> tuple[str, str, str]:

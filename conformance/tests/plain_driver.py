@@ -2,7 +2,8 @@
 
 It speaks the driver's protocol and needs no proxy, so that the suite can be tried in seconds: TS-01 passes on it, and
 nothing of access or splits does. SMI_PLAIN makes it misbehave: `mute` never answers, `dies` ends in the middle,
-`silent` takes connections and never says a word, `closed` refuses every one.
+`silent` takes connections and never says a word, `closed` refuses every one; `deletes:FILE` writes down the kinds of
+what it is told to delete.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 Raw = dict[str, Any]
@@ -57,6 +59,9 @@ class Plain:
     def delete(self, request: Mapping[str, Any]) -> Raw:
         for raw in request["objects"]:
             self._objects.pop(_key(raw), None)
+            if MODE.startswith("deletes:"):
+                with Path(MODE.partition(":")[2]).open("a") as file:
+                    file.write(f"{raw['kind']}\n")
         return {}
 
     def get(self, request: Mapping[str, Any]) -> Raw:

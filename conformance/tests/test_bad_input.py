@@ -130,9 +130,48 @@ def test_a_target_that_is_no_yaml_is_refused(place: Place) -> None:
     assert "Traceback" not in said
 
 
+def test_a_target_that_cannot_switch_access_control_off_is_told_what_it_lacks(place: Place) -> None:
+    place.target({**TARGET, "mesh": {}, "hooks": {"permissive": ["true"]}})
+    code, said = place.run("-k", "TS-01,TT-01", "--quick")
+    assert code == 2, said
+    assert "hooks.permissive and hooks.enforce" in said
+    assert not place.report.exists()
+    code, said = place.run("-k", "TS-01", "--quick")
+    assert code == 0, said
+
+
 def test_an_unknown_id_is_refused(place: Place) -> None:
     code, said = place.run("-k", "TS-99")
     assert (code, "unknown ids: TS-99" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--expect-failures", "nope.yaml"), "nope.yaml"),
+        (("--expect-readings", "list.yaml"), "list.yaml: is no mapping"),
+        (("--repeat", "0"), "--repeat"),
+        (("--parallel", "0"), "--parallel"),
+    ],
+)
+def test_a_mistake_in_an_option_is_told_before_anything_is_run(
+    place: Place, options: tuple[str, ...], words: str
+) -> None:
+    (place.folder / "list.yaml").write_text("- TS-01\n")
+    code, said = place.run("-k", "TS-01", "--quick", *options)
+    assert code == 2, said
+    assert words in said
+    assert "Traceback" not in said
+    assert not place.report.exists()
+
+
+def test_a_junit_file_that_cannot_be_written_is_told_and_the_verdicts_too(place: Place) -> None:
+    code, said = place.run("-k", "API-07", "--profile", "ACCESS-L4", "--junit", "/dev/full")
+    assert code == 5, said
+    assert "the JUnit file could not be written" in said
+    assert "Traceback" not in said
+    assert place.rows()["API-07"]["result"] == "passed"
+    assert place.left() == []
 
 
 def test_a_cluster_that_does_not_answer_is_told_and_is_no_failure(place: Place) -> None:
@@ -264,3 +303,29 @@ def test_what_is_kept_is_listed(place: Place) -> None:
     assert folder.is_relative_to(Path(tempfile.gettempdir())) or folder.is_relative_to(place.scratch)
     assert list(folder.glob("*.ledger"))
     assert place.processes() == []
+
+
+def test_what_a_failed_case_has_written_is_kept_and_its_namespace_listed(place: Place) -> None:
+    """See the driver's own record of what was deleted: TS-06 fails and keeps its split, TS-01 passes and does not."""
+    place.target({**TARGET, "settings": {"maxTimeToConsistency": "2s"}})
+    deleted = place.folder / "deleted"
+    code, said = place.run("-k", "TS-01,TS-06", "--quick", "--parallel", "1", "--keep", mode=f"deletes:{deleted}")
+    assert code == 1, said
+    (line,) = [line for line in said.splitlines() if line.startswith("left: TS-")]
+    assert line.startswith("left: TS-06[v1alpha4]: namespace cf-")
+    gone = deleted.read_text().split()
+    assert "Service" in gone
+    assert "TrafficSplit" not in gone
+
+
+def test_a_repeated_run_reports_the_worst_of_its_runs(place: Place) -> None:
+    """Let the first run fail and the second one pass: the driver counts its starts."""
+    place.target({**TARGET, "local": {"driver": ["sh", str(place.folder / "driver")]}})
+    (place.folder / "driver").write_text(
+        f"[ -e {place.folder}/again ] || export SMI_PLAIN=closed; touch {place.folder}/again\n"
+        f"exec {sys.executable} {HERE / 'plain_driver.py'}\n"
+    )
+    code, said = place.run("-k", "TS-01", "--quick", "--deadline", "1.5", "--repeat", "2")
+    assert code == 1, said
+    assert "1 of 2 runs without a failure" in said
+    assert place.rows()["TS-01"]["result"] == "failed"

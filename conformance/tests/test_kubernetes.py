@@ -37,12 +37,15 @@ class Cluster:
         self.log = folder / "log"
         self.groups = True
         self.broken = False
+        self.refusal: tuple[int, str] = (0, "")
         self.commands: list[list[str]] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if self.broken:
             return web.json_response({"message": "etcd is away"}, status=500)
+        if self.refusal[0]:
+            return web.json_response({"message": self.refusal[1]}, status=self.refusal[0])
         if path.endswith("/exec"):
             return await self.exec(request)
         if path.endswith("/log"):
@@ -193,12 +196,19 @@ async def _whole_story(folder: Path) -> None:
             assert [reply.app for reply in replies] == ["v1"] * 30
             assert {item.token for item in await harness.receipts(app)} == {f"tok-{number}" for number in range(30)}
             assert await harness.receipts(app) == []  # each is told once
+            found.refusal = (403, "no right to pods/log")
+            with pytest.raises(HarnessError, match="/log: the API server answered 403"):
+                await harness.receipts(app)
+            found.refusal = (0, "")
             again = await harness.send(client, Req("cf-1/v1", port), Batch(n=1), "more")
             assert again[0].ok
             assert len(found.commands) == 1  # one exec stays open
         finally:
             process.kill()
             await process.wait()
+        found.log.write_text("")
+        with pytest.raises(HarnessError, match="became shorter"):
+            await harness.receipts(app)
         refused = (await harness.send(client, Req("cf-1/v1", port), Batch(n=1), "gone"))[0]
         assert refused.outcome == "refused"
 
@@ -225,6 +235,59 @@ async def _objects(folder: Path) -> None:
         found.broken = True
         with pytest.raises(HarnessError, match="answered 500"):
             await harness.apply([good])
+
+
+async def _refusals(folder: Path) -> None:
+    """Take as a refusal what is said about the object; whatever else goes wrong is no verdict about anybody."""
+    async with cluster(folder) as (found, harness):
+        await harness.start()
+        metadata = {"name": "s", "namespace": "cf-1"}
+        split = {"apiVersion": "split.smi-spec.io/v1alpha4", "kind": "TrafficSplit", "metadata": metadata, "spec": {}}
+        for code, message in (
+            (400, "strict decoding error"),
+            (403, 'admission webhook "smi.example" denied the request: no weights'),
+            (422, "ValidatingAdmissionPolicy 'smi' with binding 'smi' denied request: no weights"),
+        ):
+            found.refusal = (code, message)
+            assert [(item.code, item.accepted) for item in await harness.apply([split])] == [(code, False)]
+        for code, message in (
+            (401, "Unauthorized"),
+            (403, 'User "me" cannot create resource "trafficsplits"'),
+            (404, "the server could not find the requested resource"),
+            (429, "too many requests"),
+        ):
+            found.refusal = (code, message)
+            with pytest.raises(HarnessError, match=f"answered {code}"):
+                await harness.apply([split])
+        found.refusal = (403, "forbidden")
+        for call in (harness.delete([split]), harness.remove_namespace("cf-1"), harness.get(split)):
+            with pytest.raises(HarnessError, match="answered 403"):
+                await call
+        found.refusal = (404, "not found")
+        await harness.delete([split])
+        await harness.remove_namespace("cf-1")
+        assert await harness.get(split) is None
+
+
+async def _outside(folder: Path) -> None:
+    """Reach a host outside if the target names one; without one there is no such capability."""
+    async with cluster(folder) as (_, harness):
+        assert "egress" not in harness.capabilities
+        port, process = await _listen(folder)
+        try:
+            (folder / "target.yaml").write_text(f'{TARGET}settings: {{egress: "127.0.0.1:{port}"}}\n')
+            other = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+            await other.start()
+            assert {"egress", "probes"} <= other.capabilities
+            host, _, number = other.environment["egress"].rpartition(":")
+            (reply,) = await other.send(
+                App("alice", "cf-1"), Req(pod=host, port=int(number), host=host), Batch(n=1), "x"
+            )
+            assert reply.outcome == "ok"
+            await other.stop()
+        finally:
+            process.kill()
+            await process.wait()
 
 
 async def _nothing_served(folder: Path) -> None:
@@ -271,7 +334,7 @@ async def _recorded() -> None:
     await stream.close()
 
 
-@pytest.mark.parametrize("story", [_whole_story, _objects, _nothing_served, _unreachable])
+@pytest.mark.parametrize("story", [_whole_story, _objects, _refusals, _outside, _nothing_served, _unreachable])
 def test_harness(story: Any, tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(story(tmp_path), 60))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,16 @@ import yaml
 from click.testing import CliRunner
 
 from smi_conformance import catalog, report
-from smi_conformance.cli import main
-from smi_conformance.explain import Recorder
+from smi_conformance.cli import _verdict, main
+from smi_conformance.explain import VERSIONS, Recorder
+from smi_conformance.local import run_hook
+from smi_conformance.model import versions_for
 from smi_conformance.page import page
-from smi_conformance.runner import Instance, Outcome, Run, Verdict
+from smi_conformance.places import Pool
+from smi_conformance.registry import cases
+from smi_conformance.runner import Instance, Outcome, Run, Verdict, _verdicts, instances
 from smi_conformance.target import Target, TargetError, load
-from smi_conformance.trial import QUICK, Notes
+from smi_conformance.trial import QUICK, Notes, Rules, Trial
 
 TARGET = """
 implementation: {organization: acme, project: acme-mesh, url: "https://acme.example", version: v1, contact: ["@acme"]}
@@ -32,8 +37,16 @@ def target(tmp_path: Path) -> Target:
     return load(path)
 
 
-def made(target: Target, *results: tuple[str, str, str]) -> dict[str, Any]:
-    run = Run(target, [Recorder()], QUICK)
+def made(target: Target, *results: tuple[str, str, str], served: tuple[str, ...] = VERSIONS) -> dict[str, Any]:
+    return report.build(ran(target, *results, served=served))
+
+
+def ran(
+    target: Target, *results: tuple[str, str, str], served: tuple[str, ...] = VERSIONS, rules: Rules = QUICK
+) -> Run:
+    harness = Recorder()
+    harness.served = dict.fromkeys(catalog.GROUPS.values(), served)
+    run = Run(target, [harness], rules)
     for name, version, result in results:
         entry = catalog.entries()[name]
         verdicts = tuple(
@@ -42,7 +55,7 @@ def made(target: Target, *results: tuple[str, str, str]) -> dict[str, Any]:
         readings = {key: value for check in entry.checks for key, value in check.readings.items()}
         outcome = Outcome(Instance(entry, version), verdicts, Notes({"v1": 90}, readings, {}, [0.4]), 12.0)
         run.outcomes[outcome.instance.id] = outcome
-    return report.build(run)
+    return run
 
 
 def levels(found: Mapping[str, Any], name: str = "SPLIT") -> tuple[str, dict[str, int]]:
@@ -92,11 +105,97 @@ def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Ta
     assert levels(other)[0] == "success"
 
 
+def test_a_claimed_version_that_is_not_served_fails_the_run(target: Target) -> None:
+    options = {"expect_failures": None, "expect_readings": None}
+    assert _verdict(made(target, ("TS-02", "v1alpha2", "notServed")), options) == 1
+    assert _verdict(made(target, ("TS-02", "v1alpha3", "notServed")), options) == 0
+
+
+def test_a_known_failure_that_passes_is_told_and_fails_the_run(
+    target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"expect_failures": ["TS-02[v1alpha4]", "TS-05[v1alpha4]"], "expect_readings": None}
+    assert _verdict(made(target, ("TS-02", "v1alpha4", "failed")), known) == 0
+    assert _verdict(made(target, ("TS-02", "v1alpha4", "passed")), known) == 1
+    assert "passes now, to be taken off the list: TS-02[v1alpha4]" in capsys.readouterr().out
+
+
+def test_the_committed_report_is_valid_and_of_this_catalogue() -> None:
+    path = Path(__file__).parents[1] / "reports" / "smi-adapter" / "report.yaml"
+    assert report.read(path)["suite"]["catalogDigest"] == catalog.digest()
+
+
+def test_a_restart_without_a_command_is_a_stop_and_a_start(tmp_path: Path) -> None:
+    path, said = tmp_path / "target.yaml", tmp_path / "said"
+    hooks = {name: ["sh", "-c", f"echo {name} >> {said}"] for name in ("stop", "start")}
+    path.write_text(TARGET + yaml.safe_dump({"hooks": hooks}))
+    asyncio.run(run_hook(load(path), "restart"))
+    assert said.read_text().split() == ["stop", "start"]
+
+
 def test_only_features_whose_cases_all_passed_are_verified(target: Target) -> None:
-    good = made(target, ("TS-29", "v1alpha4", "passed"))["profiles"][0]
-    bad = made(target, ("TS-29", "v1alpha4", "passed"), ("TS-29", "v1alpha3", "skipped"))["profiles"][0]
+    passed = [("TS-29", version, "passed") for version in VERSIONS]
+    good = made(target, *passed)["profiles"][0]
+    bad = made(target, *passed[:2], ("TS-29", "v1alpha3", "skipped"), passed[3])["profiles"][0]
+    part = made(target, *passed[:3])["profiles"][0]
+    other = made(target, ("TS-02", "v1alpha4", "passed"))["profiles"][0]
     assert (good["verifiedFeatures"], good["claimedUnverified"]) == (["SplitTCP"], [])
-    assert (bad["verifiedFeatures"], bad["claimedUnverified"]) == ([], ["SplitTCP"])
+    for found in (bad, part, other):
+        assert (found["verifiedFeatures"], found["claimedUnverified"]) == ([], ["SplitTCP"])
+
+
+def test_a_version_that_nobody_claimed_does_not_keep_a_feature_from_being_verified(target: Target) -> None:
+    """The target claims v1alpha2 of splits alone."""
+    rest = [("TS-29", version, "notServed") for version in ("v1alpha1", "v1alpha3", "v1alpha4")]
+    good = made(target, ("TS-29", "v1alpha2", "passed"), *rest, served=("v1alpha2",))["profiles"][0]
+    nothing = made(target, *rest, served=())["profiles"][0]
+    lacking = (("TS-29", "v1alpha2", "notServed"), ("TS-29", "v1alpha4", "passed"))
+    missing = made(target, *lacking, served=("v1alpha4",))["profiles"][0]
+    assert (good["verifiedFeatures"], good["claimedUnverified"]) == (["SplitTCP"], [])
+    assert nothing["claimedUnverified"] == missing["claimedUnverified"] == ["SplitTCP"]
+
+
+def test_only_a_whole_profile_is_submittable_and_a_selection_is_recorded(target: Target) -> None:
+    everything = [(item.entry.id, item.version, "passed") for item in instances() if "SPLIT" in item.entry.profiles]
+    whole, part = (ran(target, *found, rules=Rules()) for found in (everything, everything[:-1]))
+    part.selection = {"cases": ["TS-01"]}
+    one, two = report.build(whole), report.build(part)
+    assert [one["submittable"], two["submittable"]] == [True, False]
+    assert "selection" not in one["settings"]
+    assert two["settings"]["selection"] == {"cases": ["TS-01"]}
+    assert report.problems(two) == []
+
+
+def test_a_profile_that_was_not_asked_for_is_not_listed(target: Target) -> None:
+    """API-01 belongs to five profiles; the target claims one."""
+    found = made(target, ("API-01", "v1alpha4", "passed"))
+    assert [profile["name"] for profile in found["profiles"]] == ["SPLIT"]
+
+
+def test_of_two_runs_the_worse_verdict_counts(target: Target) -> None:
+    results = ("passed", "failed", "error", "skipped")
+    seen = [ran(target, ("TS-02", "v1alpha4", result)).outcomes["TS-02[v1alpha4]"] for result in results]
+    assert [report.worse(seen[0], other).worst for other in seen] == list(results)
+    assert [report.worse(other, seen[0]).worst for other in seen] == list(results)
+    assert report.worse(seen[2], seen[1]).worst == "failed"
+
+
+def test_a_case_of_which_a_part_could_not_be_played_has_not_passed() -> None:
+    entry, registered = catalog.entries()["TT-22"], cases()["TT-22"]
+    found = {verdict.level: verdict for verdict in _verdicts(entry, registered, Notes(lacking={"api", "events"}))}
+    assert (found["must"].result, found["provisional"].result) == ("skipped", "observed")
+    assert found["must"].reason == "in part, as the harness lacks: api, events"
+    (failed, _) = _verdicts(entry, registered, Notes(failures={"must": "no"}, lacking={"api"}))
+    assert failed.result == "failed"
+
+
+@pytest.mark.parametrize(("observed", "lacking"), [(False, {"api"}), (True, set())])
+def test_a_case_writes_down_what_the_harness_lacks(*, observed: bool, lacking: set[str]) -> None:
+    harness = Recorder()
+    trial = Trial(harness, Pool(harness), QUICK, ("v1alpha4", versions_for("split", "v1alpha4")))
+    assert trial.needs("events")
+    assert not trial.needs("api", observed=observed)
+    assert trial.notes.lacking == lacking
 
 
 def test_quick_runs_and_errors_are_not_submittable(target: Target) -> None:
@@ -139,6 +238,7 @@ def test_an_unknown_field_of_a_target_is_named(tmp_path: Path) -> None:
         (TARGET.replace("[SPLIT]", "[SPLITS]"), "SPLITS"),
         (TARGET.replace("organization: acme, ", ""), "implementation.organization is missing"),
         (TARGET + "settings: {maxTimeToConsistency: soon}\n", "soon"),
+        (TARGET + "settings: {egress: outside}\n", "settings.egress: 'outside' is no host:port"),
         ("- a\n", "is no mapping"),
         ("a: [", "target.yaml"),
     ):

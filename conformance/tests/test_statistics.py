@@ -74,3 +74,11 @@ def test_twenty_in_a_row_are_hardly_ever_half_old() -> None:
     """If half of the proxies hold the old state, k answers are all new by chance with 2 to the power of -k."""
     assert 0.5**3 > 0.1
     assert 0.5**20 < 1e-6
+
+
+@pytest.mark.parametrize("share", [0.65, 0.85])
+def test_a_window_of_1200_connections_finds_ten_points_that_a_plain_margin_of_ten_let_through(share: float) -> None:
+    accepted = windows(1200, {"v1": 0.75, "v2": 0.25})["v1"]
+    assert round(1200 * share) not in accepted
+    assert accepted.low > 1200 * 0.67
+    assert accepted.high < 1200 * 0.83

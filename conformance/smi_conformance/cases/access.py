@@ -232,10 +232,12 @@ async def an_empty_target_opens_nothing(t: Trial) -> None:
         if provisional:
             async with t.provisional(key):
                 if accepted:
+                    await h.settle("bob")
                     await t.denied(h.who("alice"), h.to(), control)
                 t.reading(key, "nothing")
         else:
             if accepted:
+                await h.settle("bob")
                 await t.denied(h.who("alice"), h.to(), control)
             t.reading(key, "nothing")
         await t.delete(target)
@@ -305,8 +307,9 @@ async def accounts_remain_valid_beside_bindings(t: Trial) -> None:
     async with t.provisional("unknownKind"):
         target = replace(h.target(name="strange"), sources=(Subject("bob", kind="Group"),))
         accepted = (await t.try_apply(target))[0].accepted
+        await h.settle("carol")
         await t.denied(h.who("bob"), h.to(), control)
-        if accepted and t.needs("events"):
+        if accepted and t.needs("events", observed=True):
             await t.said(target)
         t.reading("unknownKind", "grants nothing")
 
@@ -368,7 +371,13 @@ async def egress_and_probes(t: Trial) -> None:
     h = await house(t)
     _, pods = await t.deploy(h.place, App("probed", "", "api", (("app", "probed"),), PORTS))
     t.check(bool(pods), "a pod with probes did not become ready under default deny")
-    await t.allowed(h.who("alice"), Req("outside/host", 80))
+    host, _, port = str(t.harness.environment.get("egress", "example.org:80")).rpartition(":")
+
+    def answered(reply: Reply) -> bool:  # by somebody who is none of our workloads
+        return reply.outcome == "ok"
+
+    outside = Req(pod=host, port=int(port), host=host)
+    await t.eventually(h.who("alice"), outside, answered, f"the host outside ({host}:{port}) answers")
 
 
 @case("TT-27")
@@ -380,7 +389,7 @@ async def what_a_denied_client_sees(t: Trial) -> None:
     async with t.provisional("http"):
         replies = await t.denied(h.who("alice"), h.to(), (h.who("bob"), h.to()))
         t.reading("http", str(replies[-1].status or replies[-1].outcome))
-    if t.needs("tcp"):
+    if t.needs("tcp", observed=True):
         async with t.provisional("tcp"):
             control = (h.who("bob"), h.to(port=9000, kind="tcp"))
             replies = await t.denied(h.who("alice"), h.to(port=9000, kind="tcp"), control)
@@ -399,7 +408,7 @@ async def open_connections_at_revocation(t: Trial) -> None:
     raw = h.to(port=9000, kind="tcp")
     kept, held = f"keep-{t.serial}", f"tcp-{t.serial}"
     await t.send(alice, h.to(), Batch(n=2, kept=kept))
-    if t.needs("tcp"):
+    if t.needs("tcp", observed=True):
         await t.allowed(alice, raw)
         await t.send(alice, raw, Batch(n=2, kept=held))
     await t.delete(one, two)
@@ -407,7 +416,7 @@ async def open_connections_at_revocation(t: Trial) -> None:
     async with t.provisional("keepAlive"):
         reply = (await t.send(alice, h.to(), Batch(n=1, kept=kept)))[0]
         t.reading("keepAlive", "denied at the next request" if not reply.ok and reply.reused else f"{reply}")
-    if t.needs("tcp"):
+    if t.needs("tcp", observed=True):
         async with t.provisional("tcp"):
             replies = await t.send(alice, raw, Batch(n=10, interval=1.0, kept=held, timeout=2.0))
             reused = [reply for reply in replies if reply.ok]

@@ -61,6 +61,7 @@ async def listed_ports_are_open(t: Trial) -> None:
         accepted = (await t.try_apply(wrapped))[0].accepted
         if accepted:
             await t.apply(h.target(rules=(Rule(wrapped.name, "TCPRoute"),), name="wrapped"))
+            await h.settle("carol")
         await t.denied(alice, raw(h, 9001), control)
         t.reading("badPort", "invalid")
 

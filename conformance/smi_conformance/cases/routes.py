@@ -214,6 +214,7 @@ async def editing_a_group_is_enough_and_a_bad_expression_opens_nothing(t: Trial)
     broken = h.routes(Match("ok", "/ok$", ANY), Match("one", "/new(", ANY))
     if (await t.try_apply(broken))[0].accepted:
         await t.denied(alice, h.to("/new"), control)
+        await h.settle("carol")
         await t.not_received(alice, h.to("/new("), control)
         await t.said(broken)
     else:

@@ -38,10 +38,14 @@ async def what_matches_goes_by_the_weights(t: Trial) -> None:
 @case("TS-41")
 async def what_does_not_match_reaches_the_roots_own_pods(t: Trial) -> None:
     s = await shop(t)
-    await t.apply(replace(s.service("root"), selector=(("group", "shop"),)))
-    await t.reaches(s.client, s.to(), "base", "v1", "v2")
     group = Routes(t.name("group"), s.ns, (FLAG,))
     await t.apply(group, s.split({"v2": 100}, (group.name,)))
+    await t.reaches(s.client, s.to(headers=TESTER), "v2")
+    alone = await t.sample(s.client, s.to(), t.rules.size(1000))  # the backend is none of the root's own pods
+    t.notes.observed["backend elsewhere"] = dict(alone)
+    t.check(set(alone) == {"base"}, f"unmatched requests were answered by {dict(alone)}, the root has base alone")
+    await t.apply(replace(s.service("root"), selector=(("group", "shop"),)))
+    await t.reaches(s.client, s.to(), "base", "v1", "v2")
     await t.reaches(s.client, s.to(headers=TESTER), "v2")
     counts = await t.sample(s.client, s.to(), t.rules.size(1000))
     t.notes.observed["unmatched"] = dict(counts)

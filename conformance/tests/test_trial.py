@@ -1,0 +1,131 @@
+"""The ways of asserting, against a harness whose mesh and ledger do what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from smi_conformance import trial as trials
+from smi_conformance.explain import Recorder
+from smi_conformance.layouts import House
+from smi_conformance.model import versions_for
+from smi_conformance.places import Pool
+from smi_conformance.protocol import App, Batch, HarnessError, Port, Receipt, Reply, Req
+from smi_conformance.trial import Failure, Rules, Trial
+
+ALICE, BOB = App("alice"), App("bob")
+SERVER = App("api", ports=(Port(8080),))
+RULES = Rules(deadline=1.0, samples=200, quiet=0.05, denials=5, denial_seconds=0.05)
+
+
+class Mesh(Recorder):
+    """Lets through what `answer` says, and writes down what the ledger is allowed to hold."""
+
+    def __init__(self, answer: Callable[[App, int], bool], *, mute: bool = False, leaks: bool = False) -> None:
+        super().__init__()
+        self._answer = answer
+        self._mute = mute
+        self._leaks = leaks
+        self._ledger: list[Receipt] = []
+        self.count = 0
+
+    async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+        del req
+        replies = []
+        for number in range(batch.n):
+            name, self.count = f"{token}-{number}", self.count + 1
+            fine = self._answer(client, self.count)
+            backend = {"app": "api", "ns": client.namespace, "pod": "api-0"} if fine else {}
+            replies.append(Reply("ok", 200, name, backend=backend) if fine else Reply("http_error", 403, name))
+            if not self._mute and (fine or self._leaks):
+                self._ledger.append(Receipt("api-0", name, 8080, "http"))
+        return replies
+
+    async def receipts(self, app: App) -> list[Receipt]:
+        del app
+        found, self._ledger = self._ledger, []
+        return found
+
+
+def play(mesh: Mesh, story: Callable[[Trial, Req], Coroutine[Any, Any, Any]], rules: Rules = RULES) -> None:
+    async def go() -> None:
+        found = Trial(mesh, Pool(mesh), rules, ("v1alpha4", versions_for("access", "v1alpha4")))
+        place = await found.place((SERVER, ALICE, BOB), enforced=True)
+        await story(found, Req(f"{place.namespace}/api"))
+
+    asyncio.run(go())
+
+
+async def denial(t: Trial, req: Req) -> None:
+    await t.denied(BOB, req, (ALICE, req))
+
+
+def only_alice(client: App, count: int) -> bool:
+    del count
+    return client.name == "alice"
+
+
+def test_a_denial_is_proved_by_a_ledger_that_knows_the_control() -> None:
+    play(Mesh(only_alice), denial)
+
+
+def test_a_mute_ledger_proves_no_denial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "LEDGER", 0.2)
+    with pytest.raises(HarnessError, match="the ledger lacks 3 of 3 requests of the control"):
+        play(Mesh(only_alice, mute=True), denial)
+
+
+def test_a_request_that_arrives_and_is_answered_with_403_was_not_denied() -> None:
+    with pytest.raises(Failure, match="5 of 5 arrived at api-0"):
+        play(Mesh(only_alice, leaks=True), denial)
+
+
+async def let_in(t: Trial, req: Req) -> None:
+    await t.allowed(ALICE, req, k=5)
+
+
+def test_a_mesh_that_is_wrong_once_in_twenty_does_not_pass_by_a_few_good_answers() -> None:
+    mesh = Mesh(lambda _, count: count % 20 != 0)
+    with pytest.raises(Failure):
+        play(mesh, let_in)
+
+
+def test_a_change_that_arrives_after_a_few_good_answers_is_waited_for() -> None:
+    mesh = Mesh(lambda _, count: count <= 5 or count > 60)
+    play(mesh, let_in)
+    assert mesh.count > 60 + RULES.k + RULES.fixed
+
+
+def test_one_bad_answer_after_full_convergence_is_a_failure() -> None:
+    async def story(t: Trial, req: Req) -> None:
+        await t.reaches(ALICE, req, "api")
+
+    with pytest.raises(Failure, match="then 1 of 100 were otherwise"):
+        play(Mesh(lambda _, count: count != 90), story)
+
+
+def test_settling_ends_when_a_change_that_was_made_later_is_seen() -> None:
+    class Slow(Mesh):
+        """Takes eight requests to notice a target."""
+
+        seen = 0
+
+        def opened(self, client: App, count: int) -> bool:
+            if any(item["kind"] == "TrafficTarget" for item in self.manifests):
+                self.seen = self.seen or count
+            return client.name == "alice" and bool(self.seen) and count > self.seen + 8
+
+    mesh = Slow(lambda _client, _count: False)
+    mesh._answer = mesh.opened
+
+    async def story(t: Trial, req: Req) -> None:
+        place = await t.place((SERVER, ALICE), enforced=True)
+        h = House(t, place, {"api": req.service.partition("/")[2]})
+        await h.settle("alice")
+        assert mesh.count > mesh.seen + 8
+        assert [item["kind"] for item in mesh.manifests] == ["HTTPRouteGroup", "TrafficTarget"]
+
+    play(mesh, story)
