@@ -5,8 +5,9 @@
 Nothing here knows a backend.
 """
 
+from smi_adapter.delivery.xds.credentials import ServerTls
 from smi_adapter.delivery.xds.door import CertificateDoor, TokenDoor
-from smi_adapter.delivery.xds.server import AdsServer, Limits, ServerTls
+from smi_adapter.delivery.xds.server import AdsServer, Limits
 from smi_adapter.delivery.xds.status import ProxyStatus, TypeStatus
 from smi_adapter.delivery.xds.stream import Answer, Pace
 

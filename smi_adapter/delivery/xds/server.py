@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable
@@ -25,6 +24,7 @@ from smi_adapter.backends import Part, Resource, XdsConfig
 from smi_adapter.delivery.xds import status
 from smi_adapter.delivery.xds.admission import Admission
 from smi_adapter.delivery.xds.catalogue import Catalogue, Changed, View
+from smi_adapter.delivery.xds.credentials import ServerTls, credentials
 from smi_adapter.delivery.xds.door import CertificateDoor, Context, Door, Guest, RefusedError
 from smi_adapter.delivery.xds.status import ProxyStatus, TypeStatus
 from smi_adapter.delivery.xds.stream import Answer, OverLimitError, Pace, Refusal, Stream
@@ -44,15 +44,6 @@ _NOT_SERVING: Final = b"\x08\x02"
 _REMEMBERED_PROXIES: Final = 1000
 _GOODBYE: Final = 5.0
 _GOING: Final = "this server is going away"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """What the server shows and whom it believes: PEM chain and key of its own, PEM roots of client certificates."""
-
-    certificate: bytes
-    private_key: bytes = field(repr=False)
-    client_roots: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +142,8 @@ class AdsServer:
         )
         try:
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            credentials = _credentials(tls, client_certificates=self._door.client_certificates)
-            bound = server.add_secure_port(where, credentials)
+            shown = credentials(tls, client_certificates=self._door.client_certificates)
+            bound = server.add_secure_port(where, shown)
         except RuntimeError as problem:
             raise OSError(f"cannot listen on {host}:{port}; is another process using that port?") from problem
         await server.start()
@@ -460,29 +451,6 @@ async def _next(context: Context) -> Any:
         return await context.read()
     except Exception:  # noqa: BLE001 - see above
         return _EOF
-
-
-def _credentials(tls: Callable[[], ServerTls], *, client_certificates: bool) -> grpc.ServerCredentials:
-    """Return credentials that require a client certificate, or ignore them, and ask `tls` again at each handshake.
-
-    What did not change must not be set again: gRPC swaps it without a lock, and handshakes on two threads then crash
-    the process (seen with grpcio 1.85).
-    """
-    current = tls()
-    lock = threading.Lock()  # each handshake asks on a thread of its own
-
-    def changed() -> Any:
-        nonlocal current
-        with lock:
-            before, current = current, tls()
-            return None if current == before else _configuration(current)
-
-    first = _configuration(current)
-    return grpc.dynamic_ssl_server_credentials(first, changed, require_client_authentication=client_certificates)
-
-
-def _configuration(tls: ServerTls) -> Any:
-    return grpc.ssl_server_certificate_configuration([(tls.private_key, tls.certificate)], tls.client_roots or None)
 
 
 def _status(session: _Session, now: float) -> ProxyStatus:
