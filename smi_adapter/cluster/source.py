@@ -147,13 +147,6 @@ class ClusterSource:
                 counts[place] = counts.get(place, 0) + max(0, stream.lists - 1)
         return counts
 
-    def stream_ages(self) -> Mapping[str, float]:
-        """Return the age of each kind's stream, in seconds."""
-        ages: dict[str, float] = {}
-        for stream in self._streams.values():
-            ages[stream.resource.kind] = max(ages.get(stream.resource.kind, 0.0), stream.age())
-        return ages
-
     def counts(self) -> Mapping[str, int]:
         """Return how many objects of each kind are held."""
         counts: dict[str, int] = {}
