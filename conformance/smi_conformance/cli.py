@@ -19,7 +19,7 @@ import click
 import pytest
 import yaml
 
-from smi_conformance import __version__, catalog, report
+from smi_conformance import __version__, catalog, report, tally
 from smi_conformance.catalog import FEATURES, PROFILES
 from smi_conformance.plugin import REPORT, RUN, UNWRITTEN
 from smi_conformance.registry import cases
@@ -278,12 +278,22 @@ def explain(name: str, version: str) -> None:
 @main.command()
 @click.argument("path", type=click.Path(exists=True, dir_okay=False))
 def validate(path: str) -> None:
-    """Check a report against the schema and the catalogue."""
+    """Check a report against the schema and the catalogue, and work out again what follows from its cases."""
     try:
-        report.read(Path(path))
+        found = report.read(Path(path))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{path} is valid")
+    if found["suite"]["catalogDigest"] != catalog.digest():
+        click.echo(
+            f"{path} is valid by the schema, but made with another catalogue (smi-conformance "
+            f"{found['suite']['version']}, this is {__version__}): what follows from its cases was not worked out again"
+        )
+        return
+    if differences := tally.differences(found):
+        lines = "\n".join(f"{path}: {line}" for line in differences)
+        raise click.ClickException(f"it does not say what follows from its own cases:\n{lines}")
+    hindrances = tally.hindrances(tally.basis_of(found))
+    click.echo(f"{path} is valid and " + (f"not submittable: {'; '.join(hindrances)}" if hindrances else "submittable"))
 
 
 @main.command()

@@ -29,6 +29,9 @@ from smi_conformance.trial import Failure, Notes, Rules, Trial
 KEPT = 20
 """So many pods may stay between cases, in all places together."""
 
+RANKED = ("error", "failed", "skipped", "notServed", "notSupported", "passed", "observed")
+"""The results of a case, that which says most first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -64,11 +67,7 @@ class Outcome:
     @property
     def worst(self) -> str:
         """Return the result that says most: error, failed, skipped, passed, ..."""
-        found = {verdict.result for verdict in self.verdicts}
-        for result in ("error", "failed", "skipped", "notServed", "notSupported", "passed", "observed"):
-            if result in found:
-                return result
-        return "observed"
+        return min((verdict.result for verdict in self.verdicts), key=RANKED.index, default="observed")
 
     @property
     def reason(self) -> str:
