@@ -21,7 +21,7 @@ import yaml
 
 from smi_conformance import __version__, catalog, report, tally
 from smi_conformance.catalog import FEATURES, PROFILES
-from smi_conformance.plugin import REPORT, RUN, UNWRITTEN
+from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, ending
 from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.target import TargetError, load
@@ -137,19 +137,19 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         if code == pytest.ExitCode.INTERRUPTED:
             return 130
         return 2 if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED} else 3
-    verdict = _verdict(result.report, options)
-    done = sum(row["result"] != "error" for row in result.report["cases"])
-    if options["repeat"] > 1 and result.run is not None:
-        _merge(result, outcomes, options["report_path"], interrupted=code == pytest.ExitCode.INTERRUPTED)
+    assert result.run is not None  # noqa: S101 - there is no report without it
+    interrupted = code == pytest.ExitCode.INTERRUPTED
+    for line in ending(result.report, result.run, str(options["report_path"]), unwritten=result.unwritten):
+        click.echo(line)
+    verdict = 130 if interrupted else _verdict(result.report, options)
+    if options["repeat"] > 1:
+        _merge(result, outcomes, options["report_path"], interrupted=interrupted)
     if options["html"] and not result.unwritten:
         try:
             report.write(result.report, Path(options["html"]))
         except OSError as error:
             result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
             click.echo(result.unwritten, err=True)
-    if code == pytest.ExitCode.INTERRUPTED:
-        click.echo(f"interrupted: {done} of {len(result.report['cases'])} verdicts are known")
-        return 130
     return 5 if result.unwritten and verdict in {0, 4} else verdict
 
 
@@ -194,9 +194,7 @@ class _Result:
 
 
 def _verdict(made: report.Report, options: dict[str, Any]) -> int:
-    """Say what the run amounts to and return the exit code."""
-    for profile in made["profiles"]:
-        click.echo(f"{profile['name']:10} {profile['summary']}")
+    """Return the exit code; say what is not as it was expected."""
     errors = [row for row in made["cases"] if row["result"] == "error"]
     if errors and len(errors) == len(made["cases"]):
         click.echo(f"the harness does not work: {errors[0]['reason']}", err=True)
