@@ -175,7 +175,8 @@ class Run:
     async def _everything(self, selected: tuple[Instance, ...]) -> None:
         self._task = asyncio.current_task()
         run = secrets.token_hex(2) if self.harness.name == "kubernetes" else ""
-        pools = self._pools = [Pool(harness, run, keep=max(KEPT // len(self.harnesses), 1)) for harness in self.harnesses]
+        keep = max(KEPT // len(self.harnesses), 1)
+        pools = self._pools = [Pool(harness, run, keep=keep) for harness in self.harnesses]
         try:
             await asyncio.gather(*(harness.start() for harness in self.harnesses))
             for hook, batch in self._phases(selected):
