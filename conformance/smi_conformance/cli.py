@@ -19,9 +19,9 @@ import click
 import pytest
 import yaml
 
-from smi_conformance import __version__, catalog, report
+from smi_conformance import __version__, catalog, report, tally
 from smi_conformance.catalog import FEATURES, PROFILES
-from smi_conformance.plugin import REPORT, RUN, UNWRITTEN
+from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, ending
 from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.target import TargetError, load
@@ -137,19 +137,19 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         if code == pytest.ExitCode.INTERRUPTED:
             return 130
         return 2 if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED} else 3
-    verdict = _verdict(result.report, options)
-    done = sum(row["result"] != "error" for row in result.report["cases"])
-    if options["repeat"] > 1 and result.run is not None:
-        _merge(result, outcomes, options["report_path"], interrupted=code == pytest.ExitCode.INTERRUPTED)
+    assert result.run is not None  # noqa: S101 - there is no report without it
+    interrupted = code == pytest.ExitCode.INTERRUPTED
+    for line in ending(result.report, result.run, str(options["report_path"]), unwritten=result.unwritten):
+        click.echo(line)
+    verdict = 130 if interrupted else _verdict(result.report, options)
+    if options["repeat"] > 1:
+        _merge(result, outcomes, options["report_path"], interrupted=interrupted)
     if options["html"] and not result.unwritten:
         try:
             report.write(result.report, Path(options["html"]))
         except OSError as error:
             result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
             click.echo(result.unwritten, err=True)
-    if code == pytest.ExitCode.INTERRUPTED:
-        click.echo(f"interrupted: {done} of {len(result.report['cases'])} verdicts are known")
-        return 130
     return 5 if result.unwritten and verdict in {0, 4} else verdict
 
 
@@ -194,9 +194,7 @@ class _Result:
 
 
 def _verdict(made: report.Report, options: dict[str, Any]) -> int:
-    """Say what the run amounts to and return the exit code."""
-    for profile in made["profiles"]:
-        click.echo(f"{profile['name']:10} {profile['summary']}")
+    """Return the exit code; say what is not as it was expected."""
     errors = [row for row in made["cases"] if row["result"] == "error"]
     if errors and len(errors) == len(made["cases"]):
         click.echo(f"the harness does not work: {errors[0]['reason']}", err=True)
@@ -278,12 +276,22 @@ def explain(name: str, version: str) -> None:
 @main.command()
 @click.argument("path", type=click.Path(exists=True, dir_okay=False))
 def validate(path: str) -> None:
-    """Check a report against the schema and the catalogue."""
+    """Check a report against the schema and the catalogue, and work out again what follows from its cases."""
     try:
-        report.read(Path(path))
+        found = report.read(Path(path))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{path} is valid")
+    if found["suite"]["catalogDigest"] != catalog.digest():
+        click.echo(
+            f"{path} is valid by the schema, but made with another catalogue (smi-conformance "
+            f"{found['suite']['version']}, this is {__version__}): what follows from its cases was not worked out again"
+        )
+        return
+    if differences := tally.differences(found):
+        lines = "\n".join(f"{path}: {line}" for line in differences)
+        raise click.ClickException(f"it does not say what follows from its own cases:\n{lines}")
+    hindrances = tally.hindrances(tally.basis_of(found))
+    click.echo(f"{path} is valid and " + (f"not submittable: {'; '.join(hindrances)}" if hindrances else "submittable"))
 
 
 @main.command()

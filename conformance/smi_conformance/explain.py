@@ -48,7 +48,10 @@ class Recorder:
     async def stop(self) -> None:
         """Do nothing."""
 
-    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+    async def leave(self) -> None:
+        """Do nothing."""
+
+    def remains(self, namespaces: Sequence[str]) -> list[str]:
         """Leave nothing."""
         del namespaces
         return []

@@ -212,9 +212,12 @@ class KubernetesHarness:
         if self._session is not None:
             await self._session.close()
 
-    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+    async def leave(self) -> None:
         """Close every stream; namespaces stay."""
         await self.stop()
+
+    def remains(self, namespaces: Sequence[str]) -> list[str]:
+        """Return the namespaces and how they are deleted."""
         return [f"namespace {name} (kubectl delete namespace {name})" for name in namespaces]
 
     # --------------------------------------------------------------------------------------------------- namespaces

@@ -184,10 +184,13 @@ class LocalHarness:
         if self._folder != Path():
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def leave(self, namespaces: Sequence[str]) -> list[str]:
+    async def leave(self) -> None:
         """End the driver; processes can't stay, but ledgers and logs do."""
-        del namespaces
         await self._end()
+
+    def remains(self, namespaces: Sequence[str]) -> list[str]:
+        """Return where ledgers and logs are; the driver ends by itself, and its processes with it, when we do."""
+        del namespaces
         return [f"ledgers and the driver's log in {self._folder}"] if self._folder != Path() else []
 
     async def _end(self) -> None:

@@ -163,6 +163,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash.get(RUN, None)
     if run is None:
         return
+    if not run.finished:
+        sys.stdout.write("\ninterrupted: ending what runs and removing what was created (^C again: leave it)\n")
+        sys.stdout.flush()
     run.stop()
     for left in run.left:
         sys.stdout.write(f"left: {left}\n")
@@ -174,6 +177,28 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         except OSError as error:
             session.config.stash[UNWRITTEN] = f"the report could not be written: {path}: {error.strerror or error}"
             sys.stderr.write(session.config.stash[UNWRITTEN] + "\n")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say at the end of pytest's own output what the run amounts to."""
+    made = config.stash.get(REPORT, None)
+    for line in ending(made, config.stash[RUN], str(config.getoption("--smi-report"))) if made else ():
+        terminalreporter.write_line(line)
+
+
+def ending(made: report.Report, run: Run, path: str, *, unwritten: str = "") -> list[str]:
+    """Return what there is to say at the end of every run: profiles, and of an interrupted one what is known."""
+    lines = [f"{profile['name']:10} {profile['summary']}" for profile in made["profiles"]]
+    if not run.interrupted:
+        return lines
+    known = Counter(outcome.worst for outcome in run.outcomes.values() if outcome.worst != "error")
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(known.items()))
+    total = f"{sum(known.values())} of {len(run.outcomes)} verdicts are known"
+    where = "they are in no report: " + ("it could not be written" if unwritten else "--report was not given")
+    lines.append(f"interrupted: {total}" + (f" ({counts})" if counts else ""))
+    lines.append(f"the report has them: {path}" if path and not unwritten else where)
+    lines.append("what is left is listed above" if run.left else "everything that was created has been removed")
+    return lines
 
 
 class Progress:
@@ -211,7 +236,10 @@ def play(request: pytest.FixtureRequest, instance: Instance) -> None:
     run = request.config.stash.get(RUN, None)
     if run is None:
         pytest.skip("no --smi-target")
-    outcome = run.result(instance)
+    try:
+        outcome = run.result(instance)
+    except KeyboardInterrupt:
+        pytest.exit("interrupted")
     if outcome.worst == "error":
         pytest.fail(f"error, no verdict: {outcome.reason}", pytrace=False)
     if outcome.worst == "failed":

@@ -175,8 +175,11 @@ class Harness(Protocol):
     async def stop(self) -> None:
         """Remove everything that was created."""
 
-    async def leave(self, namespaces: Sequence[str]) -> list[str]:
-        """End, and leave what can be left; return what and where that is, a line for each."""
+    async def leave(self) -> None:
+        """End, and leave what can be left."""
+
+    def remains(self, namespaces: Sequence[str]) -> list[str]:
+        """Return what is there if nothing is removed, and where, a line for each; these namespaces among it."""
 
     async def namespace(self, name: str, *, enforced: bool) -> None:
         """Create a namespace in which access rules are enforced, or are not."""

@@ -1,9 +1,7 @@
 """The report: every case with what was observed, and for each profile what that amounts to.
 
 Written as YAML that the schema beside this module describes; sorted, so that two runs can be compared line by line.
-Counting: an error and a missing capability count as skipped and leave a level `partial` at best; a version that is not
-served counts as failed where it was claimed, and not at all otherwise; features that are not claimed and observations
-never count. A part of a profile is told as what it is, and is not submittable.
+What the cases amount to is worked out in `tally`. A part of a profile is told as what it is, and is not submittable.
 """
 
 from __future__ import annotations
@@ -20,39 +18,38 @@ from typing import Any
 import jsonschema
 import yaml
 
-from smi_conformance import SPEC_VERSION, __version__, catalog
-from smi_conformance.catalog import GROUPS, PROFILES
-from smi_conformance.runner import Instance, Outcome, Run, instances
+from smi_conformance import SPEC_VERSION, __version__, catalog, tally
+from smi_conformance.runner import Outcome, Run
 from smi_conformance.statistics import ALPHA, SLACK
 
 Report = dict[str, Any]
 _WORST = ("failed", "error", "skipped", "notServed", "notSupported", "passed", "observed")
-_GOOD = frozenset({"passed", "observed"})
 API_VERSION = "conformance.smi-adapter.dev/v1"
 
 
 def build(run: Run) -> Report:
     """Make the report of a run, complete or not."""
     outcomes = [run.outcomes[name] for name in sorted(run.outcomes)]
-    wanted = [item for item in instances() if _counts(item, run)]
-    names = [name for name in PROFILES if name in run.profiles]
-    profiles = [found for name in names if (found := _profile(name, outcomes, run, wanted)) is not None]
     rows = [row for outcome in outcomes for row in _rows(outcome)]
-    clean = not run.broken and not any(row["result"] == "error" for row in rows)
-    unverified = any(profile.get("claimedUnverified") for profile in profiles)
-    listed = {str(profile["name"]) for profile in profiles}
-    whole = all(item.id in run.outcomes for item in wanted if listed & set(item.entry.profiles))
+    target, served = run.target, run.harness.served
+    versions = tally.pairs(target.claimed_versions)
+    basis = tally.Basis(rows, run.profiles, target.features, versions, tally.pairs(served), run.rules.quick)
     return {
         "apiVersion": API_VERSION,
         "kind": "ConformanceReport",
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "submittable": bool(profiles) and clean and whole and not unverified and not run.rules.quick,
+        "submittable": not tally.hindrances(basis),
         "suite": {"version": __version__, "catalogDigest": catalog.digest(), "specVersion": SPEC_VERSION},
-        "implementation": dict(run.target.implementation),
+        "implementation": dict(target.implementation),
+        "claims": {
+            "profiles": list(target.profiles),
+            "features": sorted(target.features),
+            "versions": {group: list(found) for group, found in sorted(target.claimed_versions.items())},
+        },
         "environment": {
             **run.harness.environment,
             "harness": run.harness.name,
-            "servedVersions": {group: list(versions) for group, versions in sorted(run.harness.served.items())},
+            "servedVersions": {group: list(found) for group, found in sorted(served.items())},
         },
         "settings": {
             "maxTimeToConsistency": f"{run.rules.deadline:g}s",
@@ -62,7 +59,7 @@ def build(run: Run) -> Report:
             "quick": run.rules.quick,
             **({"selection": run.selection} if run.selection else {}),
         },
-        "profiles": profiles,
+        "profiles": tally.profiles(basis),
         "cases": rows,
     }
 
@@ -90,88 +87,12 @@ def _rows(outcome: Outcome) -> Iterable[dict[str, Any]]:
         yield row
 
 
-def _profile(name: str, outcomes: Iterable[Outcome], run: Run, wanted: Iterable[Instance]) -> dict[str, Any] | None:
-    mine = [outcome for outcome in outcomes if name in outcome.instance.entry.profiles]
-    if not mine:
-        return None
-    core = _level(mine, ("must",), run)
-    extended = _level(mine, ("should", "extended"), run)
-    results: dict[str, set[str]] = defaultdict(set)
-    for item in wanted:  # what was not run is no evidence
-        if name in item.entry.profiles and item.entry.feature:
-            results[item.entry.feature].add(run.outcomes[item.id].worst if item.id in run.outcomes else "notRun")
-    verified = {feature for feature, found in results.items() if "passed" in found and found <= _GOOD}
-    features = {entry.feature for entry in catalog.entries().values() if name in entry.profiles and entry.feature}
-    claimed = features & run.target.features
-    return {
-        "name": name,
-        "summary": _summary(core, extended),
-        "core": core,
-        "extended": extended,
-        "verifiedFeatures": sorted(claimed & verified),
-        "claimedUnverified": sorted(claimed - verified),
-        "unsupportedFeatures": sorted(features - claimed),
-    }
-
-
-def _counts(item: Instance, run: Run) -> bool:
-    """Tell whether a complete run has this: its version is served, or claimed to be."""
-    group = GROUPS[item.entry.group]
-    served = item.version in run.harness.served.get(group, ())
-    return served or item.version in run.target.claimed_versions.get(group, ())
-
-
 def worse(one: Outcome, two: Outcome) -> Outcome:
     """Return what two runs of one case amount to: of each level the worse verdict, and the story of that run."""
     pairs = zip(one.verdicts, two.verdicts, strict=True)
     verdicts = tuple(min(pair, key=lambda verdict: _WORST.index(verdict.result)) for pair in pairs)
     base = one if any(mine is not its for mine, its in zip(verdicts, two.verdicts, strict=True)) else two
     return replace(base, verdicts=verdicts)
-
-
-def _claimed(outcome: Outcome, run: Run) -> bool:
-    """Tell whether the target claims the version of an outcome."""
-    return outcome.instance.version in run.target.claimed_versions.get(GROUPS[outcome.instance.entry.group], ())
-
-
-def _level(outcomes: Iterable[Outcome], levels: tuple[str, ...], run: Run) -> dict[str, Any]:
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-    failed: set[str] = set()
-    skipped: set[str] = set()
-    for outcome in outcomes:
-        for verdict in outcome.verdicts:
-            if verdict.level not in levels:
-                continue
-            result = verdict.result
-            if result == "notServed":
-                result = "failed" if _claimed(outcome, run) else ""
-            if result in {"error", "skipped"}:
-                skipped.add(outcome.instance.id)
-                counts["skipped"] += 1
-            elif result in {"passed", "failed"}:
-                counts[result] += 1
-                if result == "failed":
-                    failed.add(outcome.instance.id)
-    done = counts["passed"] + counts["failed"]
-    result = "failure" if counts["failed"] else "partial" if counts["skipped"] and done else "success"
-    level: dict[str, Any] = {"result": result if done else "notRun", "statistics": counts}
-    if failed:
-        level["failedCases"] = sorted(failed)
-    if skipped:
-        level["skippedCases"] = sorted(skipped)
-    return level
-
-
-def _summary(core: Mapping[str, Any], extended: Mapping[str, Any]) -> str:
-    words = []
-    for name, level in (("Core", core), ("Extended", extended)):
-        counts = level["statistics"]
-        text = {"success": "passed", "partial": "passed in part", "failure": "failed", "notRun": "not run"}[
-            level["result"]
-        ]
-        more = [f"{counts[key]} {key}" for key in ("failed", "skipped") if counts[key]]
-        words.append(f"{name} {text}" + (f" ({', '.join(more)})" if more else ""))
-    return "; ".join(words) + "."
 
 
 # ------------------------------------------------------------------------------------------------------------- files

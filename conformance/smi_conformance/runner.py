@@ -29,6 +29,9 @@ from smi_conformance.trial import Failure, Notes, Rules, Trial
 KEPT = 20
 """So many pods may stay between cases, in all places together."""
 
+RANKED = ("error", "failed", "skipped", "notServed", "notSupported", "passed", "observed")
+"""The results of a case, that which says most first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -64,11 +67,7 @@ class Outcome:
     @property
     def worst(self) -> str:
         """Return the result that says most: error, failed, skipped, passed, ..."""
-        found = {verdict.result for verdict in self.verdicts}
-        for result in ("error", "failed", "skipped", "notServed", "notSupported", "passed", "observed"):
-            if result in found:
-                return result
-        return "observed"
+        return min((verdict.result for verdict in self.verdicts), key=RANKED.index, default="observed")
 
     @property
     def reason(self) -> str:
@@ -101,18 +100,22 @@ class Run:
         self.tell: Callable[[Outcome], None] = lambda _: None
         self.broken = ""
         self.left: tuple[str, ...] = ()
+        self._selected: tuple[Instance, ...] = ()
         self._futures: dict[str, Future[Outcome]] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._keep = False
         self.kept: list[str] = []
+        self.interrupted = False
+        self._pools: list[Pool] = []
 
     # ------------------------------------------------------------------------------------------ seen from pytest
 
     def start(self, selected: Sequence[Instance], *, keep: bool = False) -> None:
         """Begin to play; results come in with `result`."""
         self._keep = keep
+        self._selected = tuple(selected)
         self._futures = {instance.id: Future() for instance in selected}
         self._thread = threading.Thread(target=self._main, args=(tuple(selected),), name="conformance", daemon=True)
         self._thread.start()
@@ -126,13 +129,29 @@ class Run:
                 if self._thread is None or not self._thread.is_alive():
                     raise HarnessError(self.broken or "the run ended early") from None
 
+    @property
+    def finished(self) -> bool:
+        """Tell whether every case has its outcome."""
+        return all(future.done() for future in self._futures.values())
+
     def stop(self, patience: float = 60.0) -> None:
-        """End the run, finished or not, and remove everything that it created."""
+        """End the run, finished or not, and remove everything that it created; say what could not be removed."""
         if self._thread is None or self._loop is None:
             return
-        if self._thread.is_alive() and not all(future.done() for future in self._futures.values()):
+        if self._thread.is_alive() and not self.finished:
+            self.interrupted = True
             self._loop.call_soon_threadsafe(self._cancel)
-        self._thread.join(patience)
+        try:
+            self._thread.join(patience)
+        except KeyboardInterrupt:  # somebody can't wait
+            self.left += self._remains()
+        else:
+            if self._thread.is_alive():
+                self.left += self._remains()
+        self._fill()
+
+    def _remains(self) -> tuple[str, ...]:
+        return tuple(line for pool in self._pools for line in pool.harness.remains(pool.namespaces()))
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -151,15 +170,13 @@ class Run:
                 while isinstance(error, BaseExceptionGroup):
                     error = error.exceptions[0]
                 self.broken = f"{type(error).__name__}: {error}"
-        for instance in selected:
-            if not self._futures[instance.id].done():
-                reason = self.broken or "the run ended early"
-                self._finish(Outcome(instance, _same(instance.entry, "error", reason)))
+        self._fill()
 
     async def _everything(self, selected: tuple[Instance, ...]) -> None:
         self._task = asyncio.current_task()
         run = secrets.token_hex(2) if self.harness.name == "kubernetes" else ""
-        pools = [Pool(harness, run, keep=max(KEPT // len(self.harnesses), 1)) for harness in self.harnesses]
+        keep = max(KEPT // len(self.harnesses), 1)
+        pools = self._pools = [Pool(harness, run, keep=keep) for harness in self.harnesses]
         try:
             await asyncio.gather(*(harness.start() for harness in self.harnesses))
             for hook, batch in self._phases(selected):
@@ -173,8 +190,8 @@ class Run:
             self.broken = str(error)
         finally:
             if self._keep:
-                left = [line for pool in pools for line in await pool.harness.leave(pool.namespaces())]
-                self.left = (*left, *sorted(self.kept))
+                await asyncio.gather(*(pool.harness.leave() for pool in pools))
+                self.left = (*self._remains(), *sorted(self.kept))
             else:
                 await asyncio.gather(*(self._clean(pool) for pool in pools))
 
@@ -221,13 +238,21 @@ class Run:
             for number in range(min(width, len(groups))):
                 group.create_task(worker(pools[number % len(pools)]))
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome, *, tell: bool = True) -> None:
         self.outcomes[outcome.instance.id] = outcome
         with contextlib.suppress(OSError):  # nobody reads what is printed any more: the report is written all the same
-            self.tell(outcome)
+            if tell:
+                self.tell(outcome)
         future = self._futures[outcome.instance.id]
         if not future.done():
             future.set_result(outcome)
+
+    def _fill(self) -> None:
+        """Give the cases that have no outcome one that says so; of an interrupted run nobody wants to see them all."""
+        reason = "no verdict: the run was interrupted" if self.interrupted else self.broken or "the run ended early"
+        for instance in self._selected:
+            if not self._futures[instance.id].done():
+                self._finish(Outcome(instance, _same(instance.entry, "error", reason)), tell=not self.interrupted)
 
     def _before(self, instance: Instance) -> tuple[Verdict, ...]:
         """Return the verdicts of an instance that can't be played, and why."""

@@ -274,12 +274,69 @@ def _interrupted(place: Place, sign: int) -> tuple[int, str]:
 def test_an_interrupted_run_reports_what_it_knows_and_leaves_nothing(place: Place, sign: int) -> None:
     code, said = _interrupted(place, sign)
     assert code == 130, said
-    assert "interrupted: 1 of 4 verdicts are known" in said
+    assert "interrupted: 1 of 4 verdicts are known (1 passed)" in said
+    assert f"the report has them: {place.report}" in said
+    assert "everything that was created has been removed" in said
+    assert "Traceback" not in said
+    assert "error" not in said, "what was not played is counted, not listed"
     rows = place.rows()
     assert rows["TS-01"]["result"] == "passed"
     assert {rows[name]["result"] for name in ("TS-06", "TS-07", "TS-12")} == {"error"}
     assert report.read(place.report)["submittable"] is False
     assert place.left() == []
+
+
+def test_who_interrupts_twice_is_not_kept_waiting_and_has_the_report(place: Place) -> None:
+    process = place.start("-k", "TS-06", "--deadline", "60", mode="clings")
+    assert process.stdout is not None
+    _until_it_plays(place)
+    process.send_signal(signal.SIGINT)
+    line = ""
+    while not line.startswith("interrupted: ending"):
+        line = process.stdout.readline()
+        assert line, "it ended"
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)  # its driver would have had 30 seconds to end
+    assert process.returncode == 130, said
+    assert "interrupted: 0 of 1 verdicts are known" in said
+    assert "what is left is listed above" in said
+    (folder,) = place.scratch.iterdir()
+    assert f"left: ledgers and the driver's log in {folder}" in said
+    assert "Traceback" not in said
+    assert place.rows()["TS-06"]["result"] == "error"
+
+
+def test_pytest_that_is_interrupted_says_what_is_known_too(place: Place) -> None:
+    options = {"target": place.folder / "target.yaml", "report": place.report, "case": "TS-06", "versions": "v1alpha4"}
+    code = "import signal, sys, pytest\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}sys.exit(pytest.main(sys.argv[1:]))", "-p", "smi_conformance.plugin"]
+        + ["--pyargs", "smi_conformance", "-p", "no:cacheprovider", "-W", "ignore"]
+        + [f"--smi-{name}={value}" for name, value in options.items()],
+        cwd=place.folder,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent), "TMPDIR": str(place.scratch)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    _until_it_plays(place)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, said
+    assert "interrupted: 0 of 1 verdicts are known" in said
+    assert f"the report has them: {place.report}" in said
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said
+    assert place.rows()["TS-06"]["result"] == "error"
+    assert place.left() == []
+
+
+def _until_it_plays(place: Place) -> None:
+    """Wait until a case has sent requests: a workload has written down one."""
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in place.scratch.glob("*/*.ledger")):
+        assert time.monotonic() < deadline, "no case was played"
+        time.sleep(0.1)
 
 
 def test_a_repeated_run_ends_at_the_first_interruption(place: Place) -> None:

@@ -33,6 +33,8 @@ _SERVERS = frozenset(
     {"uid", "resourceVersion", "generation", "managedFields", "selfLink", "deletionTimestamp", "creationTimestamp"}
 )
 """Metadata that the server sets and that no file holds."""
+_AGED = "TrafficSplit"
+"""The kind of which the oldest wins: when it was made goes into the file, or only a name would be left to decide."""
 _COMPUTED = frozenset({LAST_APPLIED, APP_ADDRESS, DIAL})
 _KUBECTL = "kubectl"
 """kubectl's manager for applies. What the same user applied from the client's side before is no conflict for it."""
@@ -185,7 +187,7 @@ class Writer:
             generation=book.generation + (1 if before is not None and differs(before, body) else 0),
         )
         written = self._shelf.written(target.ref)
-        filed = self._filed(target, body, written)
+        filed = self._filed(target, body, written, book.created)
         if target.dry_run:
             status = entry.status if entry else {}
             revision = entry.revision if entry else 0
@@ -232,8 +234,10 @@ class Writer:
         return "smi-adapter makes it; it stands in no file"
 
     # --------------------------------------------------------------------------------------------------- the file
-    def _filed(self, target: Target, body: Mapping[str, Any], written: RawObject | None) -> dict[str, Any]:
-        """Return what belongs in the file: in the file's own version, without anything that the server adds."""
+    def _filed(
+        self, target: Target, body: Mapping[str, Any], written: RawObject | None, created: str
+    ) -> dict[str, Any]:
+        """Return what belongs in the file: in the file's own version, without what the server adds and nobody needs."""
         before = written or {}
         old = before.get("metadata")
         old = old if isinstance(old, Mapping) else {}
@@ -247,6 +251,8 @@ class Writer:
             metadata.pop("namespace", None)
         if "creationTimestamp" in old:
             metadata["creationTimestamp"] = old["creationTimestamp"]
+        elif written is None and target.kind.name == _AGED:
+            metadata["creationTimestamp"] = created
         rest = {name: one for name, one in body.items() if name not in {"apiVersion", "kind", "metadata", "status"}}
         status = {"status": before["status"]} if "status" in before else {}
         filed = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, **rest, **status}

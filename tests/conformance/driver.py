@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from smi_adapter import __version__, app, settings
 from smi_adapter.decode import ref_of
@@ -43,6 +43,10 @@ _SETTLED = 3.0
 class Driver:
     """Carries out what the suite asks for; each request is a task of its own."""
 
+    capabilities: tuple[str, ...] = CAPABILITIES
+    listens: tuple[str, int] | None = None
+    """Where the mesh serves its objects as a Kubernetes API, if it does (see driver_api.py)."""
+
     def __init__(self, mesh: LocalMesh, files: Path, chosen: Settings) -> None:
         self._mesh = mesh
         self._chosen = chosen
@@ -50,6 +54,12 @@ class Driver:
         self._created: dict[Ref, str] = {}
         self._echo: tuple[str, str] = ("", "")
         self.stopped = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is open."""
 
     async def answer(self, request: Mapping[str, Any]) -> Raw:
         """Return the answer to one request."""
@@ -65,7 +75,7 @@ class Driver:
             served.setdefault(group, set()).update(versions)
         return {
             "protocol": 1,
-            "capabilities": CAPABILITIES,
+            "capabilities": self.capabilities,
             "served": {group: sorted(versions) for group, versions in sorted(served.items())},
             "environment": {"headersEncoding": "both", "mode": "no-cluster", "adapter": __version__},
         }
@@ -293,14 +303,14 @@ async def _requests() -> asyncio.StreamReader:
     return reader
 
 
-async def serve(folder: Path) -> None:
+async def serve(folder: Path, kind: type[Driver] = Driver) -> None:
     """Answer the suite until it says stop or goes away."""
     files = folder / "files"
     files.mkdir()
     chosen = settings.read({"federated_domains": "federated.example"})
     output = os.fdopen(os.dup(1), "wb", buffering=0)
-    async with LocalMesh(files, LocalOptions(chosen, folder / "state")).running() as mesh:
-        driver = Driver(mesh, files, chosen)
+    options = LocalOptions(chosen, folder / "state", api=kind.listens)
+    async with LocalMesh(files, options).running() as mesh, kind(mesh, files, chosen) as driver:
         reader = await _requests()
         tasks: set[asyncio.Task[None]] = set()
 
@@ -327,11 +337,11 @@ async def serve(folder: Path) -> None:
             await reading
 
 
-def main() -> None:
+def main(kind: type[Driver] = Driver) -> None:
     """Run the driver in a folder that goes with it."""
     logging.basicConfig(level=os.environ.get("SMI_DRIVER_LOG", "WARNING"), format="%(asctime)s %(message)s")
     with tempfile.TemporaryDirectory(prefix="smi-driver-", ignore_cleanup_errors=True) as folder:
-        asyncio.run(serve(Path(folder)))
+        asyncio.run(serve(Path(folder), kind))
 
 
 if __name__ == "__main__":

@@ -55,15 +55,70 @@ def test_one_case_of_each_area_passes(tmp_path: Path) -> None:
     assert {row["id"] for row in report["cases"]} == set(ids)
 
 
+def _with_driver(folder: Path, *driver: str) -> str:
+    """Write our target with another driver and return its path."""
+    raw = yaml.safe_load((ROOT / "tests/conformance/target.yaml").read_text(encoding="utf-8"))
+    raw["local"] = {"driver": [sys.executable, *driver], "directory": str(ROOT)}
+    path = folder / "target.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return str(path)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_canary_controllers_find_what_they_wrote_at_every_version(tmp_path: Path) -> None:
+    report = conformance(tmp_path / "report.yaml", "--quick", "-k", "API-04,CC-01,CC-02,CC-03")
+    assert {row["result"] for row in report["cases"]} == {"passed"}
+    assert len(report["cases"]) == 8
+    (consumer,) = [profile for profile in report["profiles"] if profile["name"] == "CONSUMER"]
+    assert consumer["verifiedFeatures"] == ["ConsumerArgo", "ConsumerFlagger"]
+
+
+_SORTS = """
+from tests.conformance import driver_api
+class Sorting(driver_api.Api):
+    async def apply(self, raw, kind, **more):
+        spec = raw.get("spec", {})
+        if "backends" in spec:
+            raw = {**raw, "spec": {**spec, "backends": spec["backends"][::-1]}}
+        return await super().apply(raw, kind, **more)
+driver_api.Api = Sorting
+driver_api.main(driver_api.ApiDriver)
+"""
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_an_api_that_changes_an_object_fails_a_case_though_its_traffic_is_right(tmp_path: Path) -> None:
+    """See what an admission webhook might do: it turns the backends of a split round."""
+    target = _with_driver(tmp_path, "-c", _SORTS)
+    report = conformance(tmp_path / "report.yaml", "--quick", "-k", "CC-01", "--versions", "v1alpha2", target=target)
+    (row,) = report["cases"]
+    assert row["result"] == "failed"
+    assert row["reason"].startswith("the object was changed")
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_what_the_api_refuses_does_no_harm_where_a_file_holds_it(tmp_path: Path) -> None:
+    """Play the cases of bad objects without the API too: a directory refuses nothing, so the adapter has to."""
+    target = _with_driver(tmp_path, "-m", "tests.conformance.driver")
+    options = ("--quick", "-k", "API-08,API-09,API-10,CV-08", "--versions", "v1alpha4")
+    report = conformance(tmp_path / "report.yaml", *options, target=target)
+    assert {row["result"] for row in report["cases"]} == {"passed", "observed"}
+    readings = {key: value for row in report["cases"] for key, value in row.get("readings", {}).items()}
+    assert readings == {
+        "selectorAndAccount": "grants nothing",
+        "invalidSplit": "last good weights",
+        "invalidTarget": "closed",
+    }
+
+
 @pytest.mark.live
 @pytest.mark.slow
 def test_a_driver_that_dies_is_an_error_and_the_report_is_written(tmp_path: Path) -> None:
-    target = tmp_path / "target.yaml"
-    text = (ROOT / "tests/conformance/target.yaml").read_text(encoding="utf-8")
-    raw = yaml.safe_load(text)
-    raw["local"] = {"driver": [sys.executable, "-c", "print('not a driver')"]}
-    target.write_text(yaml.safe_dump(raw))
-    report = conformance(tmp_path / "report.yaml", "-k", "TS-01", target=str(target))
+    target = _with_driver(tmp_path, "-c", "print('not a driver')")
+    report = conformance(tmp_path / "report.yaml", "-k", "TS-01", target=target)
     assert {row["result"] for row in report["cases"]} == {"error"}
     assert all("driver" in row["reason"] for row in report["cases"])
     assert report["submittable"] is False

@@ -1,0 +1,240 @@
+"""What the cases of a report amount to: the result of each profile, and whether the whole may be submitted.
+
+Everything here is worked out from the rows of a report, what was served and what was claimed, and from nothing else. So
+a report is made with these functions, and whoever receives one works out the same again (`differences`). Counting: an
+error and a missing capability count as skipped and leave a level `partial` at best; a version that is not served counts
+as failed where it was claimed, and not at all otherwise; features that are not claimed and observations never count.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smi_conformance import catalog
+from smi_conformance.catalog import GROUPS, PROFILES, Entry
+from smi_conformance.runner import RANKED, Instance, instances
+
+Row = Mapping[str, Any]
+_GOOD = frozenset({"passed", "observed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a report says before anything is worked out: rows, versions, claims, and how it was run."""
+
+    rows: Sequence[Row]
+    profiles: tuple[str, ...]
+    features: frozenset[str]
+    claimed: frozenset[tuple[str, str]]
+    served: frozenset[tuple[str, str]]
+    quick: bool
+
+    def wanted(self) -> list[Instance]:
+        """Return what a complete run has: every case under each version that is served, or claimed to be."""
+        return [item for item in instances() if (GROUPS[item.entry.group], item.version) in self.served | self.claimed]
+
+    def mine(self, profile: str) -> list[Row]:
+        """Return the rows of a profile."""
+        return [row for row in self.rows if profile in catalog.entries()[row["id"]].profiles]
+
+
+def pairs(versions: Mapping[str, Iterable[str]]) -> frozenset[tuple[str, str]]:
+    """Return group and version of each."""
+    return frozenset((group, version) for group, found in versions.items() for version in found)
+
+
+def profiles(basis: Basis) -> list[dict[str, Any]]:
+    """Return what each profile of which anything was run amounts to."""
+    names = [name for name in PROFILES if name in basis.profiles and basis.mine(name)]
+    return [_profile(name, basis) for name in names]
+
+
+def hindrances(basis: Basis) -> list[str]:
+    """Return why the report can't be submitted; nothing: it can."""
+    made = profiles(basis)
+    found = [] if made else ["no profile was run"]
+    errors = sorted({_name(row) for row in basis.rows if row["result"] == "error"})
+    listed = {profile["name"] for profile in made}
+    ran = {_name(row) for row in basis.rows}
+    missing = [item.id for item in basis.wanted() if listed & set(item.entry.profiles) and item.id not in ran]
+    unverified = sorted({name for profile in made for name in profile["claimedUnverified"]})
+    found += ["the run was quick"] if basis.quick else []
+    found += [f"{_some(errors)} ended with an error"] if errors else []
+    found += [f"{_some(missing)} of these profiles did not run"] if missing else []
+    found += [f"claimed, but not verified: {', '.join(unverified)}"] if unverified else []
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} cases (such as {names[0]})"
+
+
+def _name(row: Row) -> str:
+    return f"{row['id']}[{row.get('apiVersion', '')}]"
+
+
+def _profile(name: str, basis: Basis) -> dict[str, Any]:
+    mine = basis.mine(name)
+    core = _level(mine, ("must",), basis)
+    extended = _level(mine, ("should", "extended"), basis)
+    ran: dict[str, set[str]] = defaultdict(set)
+    for row in mine:
+        ran[_name(row)].add(str(row["result"]))
+    results: dict[str, set[str]] = defaultdict(set)
+    for item in basis.wanted():  # what was not run is no evidence
+        if name in item.entry.profiles and item.entry.feature:
+            results[item.entry.feature].add(worst(ran[item.id]) if item.id in ran else "notRun")
+    verified = {feature for feature, found in results.items() if "passed" in found and found <= _GOOD}
+    features = {entry.feature for entry in catalog.entries().values() if name in entry.profiles and entry.feature}
+    claimed = features & basis.features
+    return {
+        "name": name,
+        "summary": _summary(core, extended),
+        "core": core,
+        "extended": extended,
+        "verifiedFeatures": sorted(claimed & verified),
+        "claimedUnverified": sorted(claimed - verified),
+        "unsupportedFeatures": sorted(features - claimed),
+    }
+
+
+def worst(results: Iterable[str]) -> str:
+    """Return the result that says most about a case."""
+    return min(results, key=RANKED.index, default="observed")
+
+
+def _level(rows: Iterable[Row], levels: tuple[str, ...], basis: Basis) -> dict[str, Any]:
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    failed: set[str] = set()
+    skipped: set[str] = set()
+    for row in rows:
+        if row["level"] not in levels:
+            continue
+        result = row["result"]
+        if result == "notServed":
+            group = GROUPS[catalog.entries()[row["id"]].group]
+            result = "failed" if (group, row.get("apiVersion", "")) in basis.claimed else ""
+        if result in {"error", "skipped"}:
+            skipped.add(_name(row))
+            counts["skipped"] += 1
+        elif result in {"passed", "failed"}:
+            counts[result] += 1
+            if result == "failed":
+                failed.add(_name(row))
+    done = counts["passed"] + counts["failed"]
+    result = "failure" if counts["failed"] else "partial" if counts["skipped"] and done else "success"
+    level: dict[str, Any] = {"result": result if done else "notRun", "statistics": counts}
+    if failed:
+        level["failedCases"] = sorted(failed)
+    if skipped:
+        level["skippedCases"] = sorted(skipped)
+    return level
+
+
+def _summary(core: Mapping[str, Any], extended: Mapping[str, Any]) -> str:
+    words = []
+    for name, level in (("Core", core), ("Extended", extended)):
+        counts = level["statistics"]
+        text = {"success": "passed", "partial": "passed in part", "failure": "failed", "notRun": "not run"}[
+            level["result"]
+        ]
+        more = [f"{counts[key]} {key}" for key in ("failed", "skipped") if counts[key]]
+        words.append(f"{name} {text}" + (f" ({', '.join(more)})" if more else ""))
+    return "; ".join(words) + "."
+
+
+# ------------------------------------------------------------------------------------------ a report of somebody else
+
+
+def basis_of(report: Mapping[str, Any]) -> Basis:
+    """Return what a report says before anything is worked out.
+
+    Older reports do not hold the claims: there they are what the profiles tell of them.
+    """
+    claims, listed = report.get("claims"), report["profiles"]
+    served = pairs(report["environment"].get("servedVersions", {}))
+    if claims is not None:
+        chosen = report["settings"].get("selection", {}).get("profiles") or claims["profiles"]
+        features, claimed = frozenset(claims["features"]), pairs(claims["versions"])
+    else:
+        chosen = [profile["name"] for profile in listed]
+        told = ("verifiedFeatures", "claimedUnverified")
+        features = frozenset(name for profile in listed for key in told for name in profile.get(key, ()))
+        failed = {
+            name
+            for profile in listed
+            for level in ("core", "extended")
+            for name in profile.get(level, {}).get("failedCases", ())
+        }
+        claimed = frozenset(
+            (GROUPS[catalog.entries()[row["id"]].group], row.get("apiVersion", ""))
+            for row in report["cases"]
+            if row["result"] == "notServed" and _name(row) in failed
+        )
+    return Basis(report["cases"], tuple(chosen), features, claimed, served, bool(report["settings"]["quick"]))
+
+
+def differences(report: Mapping[str, Any]) -> list[str]:
+    """Return in which points a report says something else than follows from its own cases."""
+    found = list(_odd_rows(report))
+    if found:
+        return found
+    basis = basis_of(report)
+    stated = {str(profile["name"]): profile for profile in report["profiles"]}
+    derived = {str(profile["name"]): profile for profile in profiles(basis)}
+    for name in (name for name in PROFILES if name in stated.keys() | derived.keys()):
+        if name not in stated or name not in derived:
+            words = "is missing, though it was run" if name in derived else "is listed, though nothing of it was run"
+            found.append(f"profiles.{name}: {words}")
+        else:
+            found += _differing(f"profiles.{name}", stated[name], derived[name])
+    reasons = hindrances(basis)
+    if bool(report["submittable"]) and reasons:
+        found.append(f"submittable: says true, but {'; '.join(reasons)}")
+    elif not report["submittable"] and not reasons:
+        found.append("submittable: says false, but nothing in the report is against it")
+    return found
+
+
+def _differing(where: str, stated: Any, derived: Any) -> Iterator[str]:
+    if isinstance(stated, Mapping) and isinstance(derived, Mapping):
+        for key in sorted(stated.keys() | derived.keys()):
+            yield from _differing(f"{where}.{key}", stated.get(key, _EMPTY.get(key)), derived.get(key, _EMPTY.get(key)))
+    elif isinstance(stated, list) and isinstance(derived, list):
+        more, less = sorted(set(stated) - set(derived)), sorted(set(derived) - set(stated))
+        if more or less:
+            words = [f"names {', '.join(more)}, its cases do not"] if more else []
+            words += [f"lacks {', '.join(less)}"] if less else []
+            yield f"{where}: {'; '.join(words)}"
+    elif stated is None and not where.endswith(".summary"):
+        yield f"{where}: is missing, its cases amount to {derived!r}"
+    elif stated != derived and stated is not None:
+        yield f"{where}: says {stated!r}, its cases amount to {derived!r}"
+
+
+_OPTIONAL = ("failedCases", "skippedCases", "verifiedFeatures", "claimedUnverified", "unsupportedFeatures")
+_EMPTY: Mapping[str, list[str]] = {name: [] for name in _OPTIONAL}
+
+
+def _odd_rows(report: Mapping[str, Any]) -> Iterator[str]:
+    """Find cases that no run writes down so: levels that are missing or double, versions that do not fit."""
+    served = report["environment"].get("servedVersions", {})
+    levels: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in report["cases"]:
+        levels[row["id"], row.get("apiVersion", "")].append(row["level"])
+        if row["result"] == "notServed" and row.get("apiVersion") in served.get(_group(row["id"]), ()):
+            yield f"cases: {_name(row)} says notServed, but servedVersions has that version"
+    for (name, version), seen in sorted(levels.items()):
+        entry: Entry = catalog.entries()[name]
+        wanted = [check.level for check in entry.checks]
+        if version not in entry.versions:
+            yield f"cases: {name} does not exist for version {version or '(none)'}"
+        elif sorted(seen) != sorted(wanted):
+            yield f"cases: {name}[{version}] has the levels {', '.join(seen)}; it consists of {', '.join(wanted)}"
+
+
+def _group(name: str) -> str:
+    return GROUPS[catalog.entries()[name].group]
