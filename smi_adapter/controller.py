@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-import random
+import math
 import secrets
 import socket
 import time
@@ -23,11 +23,9 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from smi_adapter import __version__, app, decode
-from smi_adapter.backends import Manifests, Resource, XdsConfig
-from smi_adapter.backends.envoy import secrets as envoy_secrets
+from smi_adapter.backends import Manifests, XdsConfig
 from smi_adapter.cluster import replicas
 from smi_adapter.cluster.apply import Applier
-from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
 from smi_adapter.cluster.reporting import Now, Reporting
@@ -36,10 +34,11 @@ from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
 from smi_adapter.decode import RawObject
 from smi_adapter.delivery.manifests import ManifestDelivery
-from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
+from smi_adapter.delivery.xds import AdsServer, Answer, Limits, TokenDoor
 from smi_adapter.delivery.xds.types import short
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
-from smi_adapter.identity import Authority, Caller, Issuer
+from smi_adapter.identity import Caller
+from smi_adapter.issuing import Issuing
 from smi_adapter.mesh import AccessMode, Key
 from smi_adapter.report import SMI_GROUPS
 from smi_adapter.settings import Settings, host_and_port
@@ -50,7 +49,6 @@ from smi_adapter.webhooks.validate import Judge
 
 _log = logging.getLogger(__name__)
 
-_OWN_ACCOUNT: Final = "smi-adapter"
 _STALE: Final = 30.0
 """Seconds without word from the API server after which a replica says `degraded` and ends no stream for its age."""
 
@@ -58,6 +56,9 @@ _MANY: Final = 50
 _MANY_MATCHES: Final = 8
 """Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
 nor a group of 256 patterns may stop the event loop."""
+
+_WAITING: Final = 16
+"""Streams of one pod that may wait to be let in."""
 
 _GOODBYE: Final = 4.0
 _FOR_THE_LEADER: Final = frozenset({"report", "lead"})
@@ -123,11 +124,11 @@ class Controller:
         self._settings = settings
         self._client = client
         self._source = source
-        self._own = f"spiffe://{settings.trust_domain}/ns/{client.namespace}/sa/{_OWN_ACCOUNT}"
-        self._secret = AuthoritySecret(client, settings.authority_secret, settings.trust_domain)
+        self._issuing = Issuing(settings, client)
         options = TokenOptions(settings.trust_domain, settings.token_audience, settings.check_peer_address)
         self._reviewer = TokenReviewer(client, self.residents, options)
-        self.server = AdsServer(self._secrets, on_ack=self._answered)
+        limits = Limits(waiting_per_address=_WAITING if settings.check_peer_address else math.inf)
+        self.server = AdsServer(self._issuing.secrets, on_ack=self._answered, limits=limits)
         me = socket.gethostname()
         holder = f"{me}_{secrets.token_hex(4)}"
         self._lease = Lease(client, client.namespace, settings.lease, holder)
@@ -137,15 +138,11 @@ class Controller:
         self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
         self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
         self._health = HealthServer(self.health, self.metrics.registry, [web.post(replicas.PATH, self._hear)])
-        self._alerts: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._changed_at = time.monotonic()
         self._said: frozenset[Finding] = frozenset()
         self._draining = False
         self._ending = False
-        self._authority: Authority
-        self._issuer: Issuer
-        self._server_issuer: Issuer
         self._compiler: app.Compiler
 
     # ------------------------------------------------------------------------------------------------------ life
@@ -156,9 +153,12 @@ class Controller:
         try:
             health = await self._health.start(*host_and_port(self._settings.health_address))
             self._lease.address = _reached_at(self._settings.health_address, health)
-            self._take_authority(await self._load_authority())
-            door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.plausible)
-            xds = await self.server.start(*host_and_port(self._settings.xds_address), self._tls, door)
+            authority = await self._issuing.load()
+            self._replicas.key = authority.shared_key("replicas")
+            options = app.options_of(self._settings, authority.bundle)
+            self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
+            door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.screen)
+            xds = await self.server.start(*host_and_port(self._settings.xds_address), self._issuing.tls, door)
             _log.info("proxies connect to port %d; health and metrics are on port %d", xds, health)
             hooks = await self._webhooks.start(*host_and_port(self._settings.webhook_address)) if self._webhooks else 0
             async with asyncio.TaskGroup() as tasks:
@@ -184,12 +184,12 @@ class Controller:
         """Return the tasks of which none may end."""
         return {
             "follow": self._follow(),
-            "rotate": self._rotate(),
+            "rotate": self._issuing.rotate(self.server),
             "say": self._say(),
             "report": self._reporting.look(self._now),
             "lead": self._lead(),
             "tell-leader": self._tell_leader(),
-            "keep-authority": self._keep_authority(),
+            "keep-authority": self._issuing.keep(),
             "keep-signing-keys": self._keep_signing_keys(),
             **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
         }
@@ -215,7 +215,7 @@ class Controller:
     @property
     def bundle(self) -> bytes:
         """Return the PEM of the root certificates, by which proxies recognise this server and each other."""
-        return self._authority.bundle
+        return self._issuing.authority.bundle
 
     # ------------------------------------------------------------------------------------------------ the one path
 
@@ -301,38 +301,6 @@ class Controller:
 
     # ------------------------------------------------------------------------------------------------ identities
 
-    async def _load_authority(self) -> Authority:
-        """Load the authority; while the API server is away or the Secret is unusable, try again (F1)."""
-        pause = 0.5
-        while True:
-            try:
-                return await self._secret.load()
-            except (ApiError, Unreachable, AuthoritySecretError) as error:
-                self._alerts["authority"] = f"the certificate authority can't be loaded: {error}"
-                _log.warning("%s; trying again", self._alerts["authority"])
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
-            pause = min(2.0, pause * 2)
-
-    def _take_authority(self, authority: Authority) -> None:
-        self._alerts.pop("authority", None)
-        namespace, service = self._client.namespace, self._settings.xds_service
-        names = (f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}")
-        life = float(self._settings.certificate_seconds)
-        self._authority = authority
-        self._replicas.key = authority.shared_key("replicas")
-        self._issuer = Issuer(authority, life)
-        self._server_issuer = Issuer(authority, life, names)
-        options = app.options_of(self._settings, authority.bundle)
-        self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
-
-    def _tls(self) -> ServerTls:
-        pair = self._server_issuer.key_pair(self._own, time.time())
-        return ServerTls(pair.certificate, pair.private_key)
-
-    def _secrets(self, identity: str, holder: str) -> tuple[Resource, ...]:
-        pair = self._issuer.key_pair(identity, time.time(), holder)
-        return (envoy_secrets.key_pair(pair.certificate, pair.private_key),)
-
     def _workload_of(self, caller: Caller) -> Key | None:
         if not self._reviewer.is_current(caller):
             return None
@@ -340,31 +308,6 @@ class Controller:
 
     def _api_is_there(self) -> bool:
         return self._source.cache_age() < _STALE
-
-    async def _rotate(self) -> None:
-        """Renew certificates before they expire and send them to who streams with them; drop keys without a pod."""
-        while True:
-            due_at = self._issuer.next_due()
-            await asyncio.sleep(min(5.0, max(0.05, due_at - time.time())) if due_at is not None else 1.0)
-            streaming = self.server.holders()
-            for identity, holder in self._issuer.holders() - streaming:
-                self._issuer.forget(identity, holder)
-            for identity in self._issuer.due(time.time()):
-                self.server.secrets_changed(identity)
-
-    async def _keep_authority(self) -> None:
-        """See that the Secret still holds the authority; the one in memory is used in any case (F37)."""
-        while True:
-            await asyncio.sleep(30.0)
-            try:
-                problem = await self._secret.check(self._authority)
-            except Unreachable:
-                continue
-            except ApiError as error:
-                problem = f"the Secret {self._settings.authority_secret} can't be looked after: {error}"
-            if problem and problem != self._alerts.get("authority"):
-                _log.error("%s", problem)
-            self._alerts["authority"] = problem
 
     async def _keep_signing_keys(self) -> None:
         """Keep the keys with which tokens are checked while the API server is away (F2)."""
@@ -420,7 +363,7 @@ class Controller:
 
     def health(self) -> Health:
         """Return whether proxies should come here."""
-        alerts = tuple(text for text in self._alerts.values() if text)
+        alerts = (self._issuing.problem,) if self._issuing.problem else ()
         if self._draining:
             return Health(ready=False, why=("this replica is going away",))
         if self.compiled is None:
@@ -433,7 +376,7 @@ class Controller:
         compiled = self.compiled
         workloads = compiled.translation.mesh.workloads.values() if compiled else ()
         proxies = self.server.proxies() if compiled else ()
-        expiry = self._issuer.first_expiry() if compiled else None
+        expiry = self._issuing.first_expiry() if compiled else None
         return Reading(
             config_age=time.monotonic() - self._changed_at,
             cache_age=self._source.cache_age(),
