@@ -24,7 +24,7 @@ from aiohttp import web
 
 from smi_adapter import __version__, app, decode
 from smi_adapter.backends import Manifests, XdsConfig
-from smi_adapter.cluster import replicas
+from smi_adapter.cluster import peers, replicas
 from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
@@ -50,7 +50,7 @@ from smi_adapter.webhooks.validate import Judge
 _log = logging.getLogger(__name__)
 
 _STALE: Final = 30.0
-"""Seconds without word from the API server after which a replica says `degraded` and ends no stream for its age."""
+"""Seconds of age from which on what is known of any kind counts as out of date."""
 
 _MANY: Final = 50
 _MANY_MATCHES: Final = 8
@@ -71,6 +71,11 @@ class ClusterView(Source, Protocol):
     @property
     def synced(self) -> bool:
         """Tell whether every served kind has been listed once."""
+        ...
+
+    @property
+    def reachable(self) -> bool:
+        """Tell whether the API server answered when it was last asked."""
         ...
 
     def cache_age(self) -> float:
@@ -135,9 +140,12 @@ class Controller:
         self._reporting = Reporting(client, settings.backend, me, self._lease.left, namespaces=settings.namespaces)
         applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
         self._applier, self._manifests = applier, ManifestDelivery(applier)
-        self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
+        key = secrets.token_bytes(32)  # nobody else's until the authority is there
+        self._peers = peers.Peers(holder, key, self._is_in_touch)
+        self._replicas = replicas.Replicas(holder, key, self._reporting.changed, self._peers.met)
         self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
-        self._health = HealthServer(self.health, self.metrics.registry, [web.post(replicas.PATH, self._hear)])
+        spoken = [web.post(replicas.PATH, self._hear), web.post(peers.PATH, self._answer)]
+        self._health = HealthServer(self.health, self.metrics.registry, spoken)
         self._changed = asyncio.Event()
         self._changed_at = time.monotonic()
         self._said: frozenset[Finding] = frozenset()
@@ -152,9 +160,10 @@ class Controller:
         """Run until the block ends, or until a core task does: then the block is cancelled and the error comes out."""
         try:
             health = await self._health.start(*host_and_port(self._settings.health_address))
-            self._lease.address = _reached_at(self._settings.health_address, health)
+            address = _reached_at(self._settings.health_address, health)
+            self._lease.address = self._peers.address = self._replicas.address = address
             authority = await self._issuing.load()
-            self._replicas.key = authority.shared_key("replicas")
+            self._replicas.key = self._peers.key = authority.shared_key("replicas")
             options = app.options_of(self._settings, authority.bundle)
             self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
             door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.screen)
@@ -189,6 +198,7 @@ class Controller:
             "report": self._reporting.look(self._now),
             "lead": self._lead(),
             "tell-leader": self._tell_leader(),
+            "compare": self._peers.compare(lambda: self._lease.leader_address),
             "keep-authority": self._issuing.keep(),
             "keep-signing-keys": self._keep_signing_keys(),
             **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
@@ -296,8 +306,15 @@ class Controller:
 
     async def _hear(self, request: web.Request) -> web.Response:
         """Take what another replica's proxies have acknowledged."""
-        heard = self._replicas.hear(await request.read(), request.headers.get(replicas.SIGNATURE, ""))
+        heard = self._replicas.hear(await request.read(), request.headers.get(peers.SIGNATURE, ""))
         return web.Response(status=204 if heard else 403)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        """Tell another replica, which is out of touch, whether this one is better informed."""
+        answer = self._peers.answer(await request.read(), request.headers.get(peers.SIGNATURE, ""))
+        if answer is None:
+            return web.Response(status=403)
+        return web.Response(body=answer[0], headers={peers.SIGNATURE: answer[1]})
 
     # ------------------------------------------------------------------------------------------------ identities
 
@@ -307,7 +324,13 @@ class Controller:
         return self.residents.workload_of((caller.namespace, caller.pod))
 
     def _api_is_there(self) -> bool:
-        return self._source.cache_age() < _STALE
+        """Tell whether a token could be reviewed now; that one kind can't be read has nothing to do with it (X7)."""
+        return self._source.reachable
+
+    def _is_in_touch(self) -> bool:
+        """Tell whether this replica serves, and knows the world as it is."""
+        serves = self.compiled is not None and not self._draining
+        return serves and self._source.reachable and self._source.cache_age() < _STALE
 
     async def _keep_signing_keys(self) -> None:
         """Keep the keys with which tokens are checked while the API server is away (F2)."""
@@ -368,9 +391,14 @@ class Controller:
             return Health(ready=False, why=("this replica is going away",))
         if self.compiled is None:
             return Health(ready=False, why=(*alerts, "the cluster has not been read yet"))
-        age = self._source.cache_age()
-        late = (f"no word from the API server for {age:.0f} s; the last good configuration is served",)
-        return Health(ready=True, why=(*alerts, *(late if age >= _STALE else ())))
+        if not self._peers.out_of_touch():
+            return Health(ready=True, why=alerts)
+        late = f"some of what is served was last heard of {self._source.cache_age():.0f} s ago"
+        if not self._source.reachable:
+            late = "the API server does not answer; the last good configuration is served"
+        if self._peers.better:  # proxies that stream from here stay; new ones are served better over there (F11)
+            return Health(ready=False, why=(*alerts, late, f"the replica at {self._peers.better} is in touch with it"))
+        return Health(ready=True, why=(*alerts, late))
 
     def _reading(self) -> Reading:
         compiled = self.compiled

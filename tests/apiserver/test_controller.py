@@ -72,7 +72,8 @@ async def test_a_patched_weight_shows_in_the_traffic_of_a_proxy_with_a_token(mes
 
 
 @pytest.mark.parametrize(
-    "name", ["follow", "rotate", "say", "report", "lead", "tell-leader", "keep-authority", "keep-signing-keys"]
+    "name",
+    ["follow", "rotate", "say", "report", "lead", "tell-leader", "compare", "keep-authority", "keep-signing-keys"],
 )
 async def test_f42_a_core_task_that_ends_ends_the_process(mesh: Mesh, name: str) -> None:
     with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
