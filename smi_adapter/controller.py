@@ -191,6 +191,7 @@ class Controller:
 
     def _core(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Return the tasks of which none may end."""
+        hooks = self._webhooks
         return {
             "follow": self._follow(),
             "rotate": self._issuing.rotate(self.server),
@@ -201,7 +202,8 @@ class Controller:
             "compare": self._peers.compare(lambda: self._lease.leader_address),
             "keep-authority": self._issuing.keep(),
             "keep-signing-keys": self._keep_signing_keys(),
-            **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
+            "sweep-proxies": self.server.watch(),
+            **({"keep-webhooks": hooks.keep(), "sweep-webhooks": hooks.watch()} if hooks else {}),
         }
 
     async def _for_ever(self, name: str, task: Coroutine[Any, Any, None]) -> None:

@@ -48,6 +48,10 @@ class Webhooks:
         """Look after the certificates, for ever."""
         await self._keeper.run()
 
+    async def watch(self) -> None:
+        """Run for as long as the server is whole; a task of its own, which must not end either."""
+        await self.server.watch()
+
     async def stop(self) -> None:
         """Answer what is being asked, and close."""
         await self.server.stop()

@@ -38,6 +38,7 @@ class Gate:
     workloads: dict[str, Key] = field(default_factory=lambda: {"web-1": ("shop", "web"), "vault-1": ("bank", "vault")})
     asked: list[tuple[str, str]] = field(default_factory=list)
     api: bool = True
+    broken: bool = False
     ads: AdsServer = field(init=False)
     port: int = 0
     screened: int = 0
@@ -49,6 +50,11 @@ class Gate:
     async def authenticate(self, token: str, address: str) -> Caller | Refused:
         self.asked.append((token, address))
         return self.tokens.get(token, Refused(Reason.UNAUTHENTICATED, "no such token"))
+
+    def may_end(self) -> bool:
+        if self.broken:
+            raise ZeroDivisionError
+        return self.api
 
     async def screen(self, token: str) -> Refused | None:
         self.screened += 1
@@ -74,7 +80,7 @@ async def gate(limits: Limits | None = None, **tokens: Caller | Refused) -> Asyn
     door = TokenDoor(
         made.authenticate,
         lambda who: made.workloads.get(who.pod),
-        lambda: made.api,
+        made.may_end,
         made.screen,
     )
     made.ads = AdsServer(
@@ -254,3 +260,13 @@ async def test_a_connection_with_a_stream_is_kept_however_little_is_said_on_it()
         await asyncio.sleep(1.0)  # five times what an unused connection gets
         made.ads.publish(two_tenants("changed"))
         assert [proxy.workload for proxy in made.ads.proxies()] == [("shop", "web")]
+
+
+async def test_f42_a_sweeper_that_fails_is_noticed() -> None:
+    expired = caller(issued=NOW - 3600, expires=NOW - 1)
+    async with gate(Limits(late_after=0.3), good=expired) as made, made.client("good") as client:
+        watching = asyncio.create_task(made.ads.watch())
+        made.broken = True
+        await client.ask(CLUSTER)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(watching, 10)

@@ -8,7 +8,6 @@ configuration goes out. What a stream may see, and when it gets it, is decided i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -157,6 +156,11 @@ class AdsServer:
         self._sweeper = asyncio.create_task(self._sweep(), name="xds-sweeper")
         return bound
 
+    async def watch(self) -> None:
+        """Run for as long as what `start` set going: its error, or its end, comes out here. For a core task (F42)."""
+        if self._sweeper is not None:
+            await asyncio.shield(self._sweeper)
+
     async def drain(self, seconds: float) -> None:
         """Let nobody in any more, and have the streams end one after the other, so that they begin again elsewhere."""
         self._draining = True
@@ -169,8 +173,7 @@ class AdsServer:
         """End all streams and close the port. Envoys keep what they have."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+            await asyncio.wait([self._sweeper])  # if it had failed, `watch` told
             self._sweeper = None
         if self._server is not None:
             await self._server.stop(None)

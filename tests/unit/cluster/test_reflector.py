@@ -134,6 +134,22 @@ async def test_an_api_that_is_down_is_asked_by_one_probe() -> None:
         await until(run.reflector.synced.is_set)
 
 
+async def test_f42_a_mistake_in_the_probe_ends_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = api()
+    async with following(server) as run:
+        await until(run.reflector.synced.is_set)
+
+        async def broken(*_: object, **__: object) -> bytes:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(server, "request", broken)
+        with pytest.raises(ZeroDivisionError):
+            await run.reach.lost()
+        other = asyncio.create_task(run.reach.wait())
+        await asyncio.wait([other], timeout=10)
+        assert other.done(), "nobody waits for a probe that is dead"
+
+
 async def test_a_kind_that_is_not_there_ends_the_stream() -> None:
     server = api()
     server.errors = [ApiError(404, "NotFound")]

@@ -205,6 +205,13 @@ async def test_a_body_that_never_ends_is_given_up() -> None:
     await one.server.stop(1.0)
 
 
+async def test_f42_a_sweeper_that_fails_is_noticed(running: Running) -> None:
+    watching = asyncio.create_task(running.server.watch())
+    running.server._busy = None  # type: ignore[assignment] # a fault of ours
+    with pytest.raises(AttributeError):
+        await asyncio.wait_for(watching, 30)
+
+
 # ------------------------------------------------------------------------------------------------- certificates
 async def test_nobody_connects_before_there_is_a_certificate() -> None:
     server = WebhookServer()
