@@ -83,7 +83,7 @@ class ClusterView(Source, Protocol):
         ...
 
     def event_ages(self) -> Mapping[str, float]:
-        """Return how long ago the last change of each kind came, in seconds."""
+        """Return how long ago the API server gave a sign of life for each kind, in seconds."""
         ...
 
     def relists(self) -> Mapping[tuple[str, str], int]:
@@ -203,6 +203,7 @@ class Controller:
             "keep-authority": self._issuing.keep(),
             "keep-signing-keys": self._keep_signing_keys(),
             "sweep-proxies": self.server.watch(),
+            "feel-loop": self.metrics.feel_loop(),
             **({"keep-webhooks": hooks.keep(), "sweep-webhooks": hooks.watch()} if hooks else {}),
         }
 
@@ -406,19 +407,21 @@ class Controller:
         compiled = self.compiled
         workloads = compiled.translation.mesh.workloads.values() if compiled else ()
         proxies = self.server.proxies() if compiled else ()
-        expiry = self._issuing.first_expiry() if compiled else None
+        expiries = [self._webhooks.expires()] if self._webhooks else []
+        expiries += [self._issuing.first_expiry()] if compiled else []
         return Reading(
             config_age=time.monotonic() - self._changed_at,
             cache_age=self._source.cache_age(),
             event_ages=self._source.event_ages(),
             restarts=self._source.relists(),
+            resources=self._reporting.reporter.counts,
             findings=Counter(item.code for item in self._said),
             proxies={
                 "in_sync": sum(proxy.in_sync for proxy in proxies),
                 "waiting": sum(not proxy.in_sync for proxy in proxies),
             },
             permissive_namespaces=len({item.key[0] for item in workloads if item.mode is not AccessMode.ENFORCE}),
-            certificate_expiry=max(0.0, expiry - time.time()) if expiry is not None else 0.0,
+            certificate_expiry=max(0.0, min(filter(None, expiries), default=0.0) - time.time()),
             leader=self._lease.left() > 0,
         )
 

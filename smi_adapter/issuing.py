@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from typing import Final
@@ -73,9 +74,12 @@ class Issuing:
         pair = self._proxies.key_pair(identity, time.time(), holder)
         return (envoy_secrets.key_pair(pair.certificate, pair.private_key),)
 
-    def first_expiry(self) -> float | None:
-        """Return when the first certificate of proxies expires; None if there is none."""
-        return self._proxies.first_expiry()
+    def first_expiry(self) -> float:
+        """Return when the first certificate expires: the authority's, or one of a proxy.
+
+        Our own is not counted: it is renewed at a handshake, so it may well be old where nobody connects.
+        """
+        return min(self.authority.expires_at, self._proxies.first_expiry() or math.inf)
 
     async def rotate(self, server: AdsServer) -> None:
         """Renew certificates before they expire and send them to who streams with them; drop keys without a pod."""

@@ -134,9 +134,13 @@ class ClusterSource:
         return time.monotonic() - max(times) if times else None
 
     def event_ages(self) -> Mapping[str, float]:
-        """Return the same for every kind of which a change came."""
-        kinds = {stream.resource.kind for stream in self._streams.values()}
-        return {kind: age for kind in kinds if (age := self.last_event_age(kind)) is not None}
+        """Return how long ago the server gave a sign of life for each kind: a list, an event or a bookmark."""
+        now = time.monotonic()
+        ages: dict[str, float] = {}
+        for stream in self._streams.values():
+            kind = stream.resource.kind
+            ages[kind] = max(ages.get(kind, 0.0), now - stream.seen)
+        return ages
 
     def relists(self) -> Mapping[tuple[str, str], int]:
         """Return how often each kind had to be listed again, by (kind, `list`)."""

@@ -56,6 +56,10 @@ class Webhooks:
         """Answer what is being asked, and close."""
         await self.server.stop()
 
+    def expires(self) -> float | None:
+        """Return when the first of their certificates expires; None before there is one."""
+        return self._keeper.expires()
+
     def problems(self) -> tuple[Finding, ...]:
         """Return what there is to tell now."""
         return self._keeper.problems

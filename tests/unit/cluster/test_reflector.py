@@ -12,6 +12,7 @@ import pytest
 from smi_adapter.cluster.client import ApiError, LineTooLong, Unreachable
 from smi_adapter.cluster.reach import PAUSE, Backoff, Reach
 from smi_adapter.cluster.reflector import BIG_PAGE, Reflector
+from smi_adapter.cluster.source import ClusterSource
 from tests.unit.cluster.fake_api import SERVICES, FakeApi
 
 
@@ -215,3 +216,15 @@ def test_backoff_is_jittered_and_begins_anew_after_success() -> None:
 
 def test_unreachable_tells_whether_a_stream_had_begun() -> None:
     assert not Unreachable("refused").streaming
+
+
+async def test_a_bookmark_is_a_sign_of_life_of_its_kind() -> None:
+    server = api()
+    async with following(server) as run:
+        await until(run.reflector.synced.is_set)
+        source = ClusterSource(server)
+        source._streams["", "Service", ""] = run.reflector
+        run.reflector.seen -= 50.0
+        assert source.event_ages()["Service"] >= 50.0
+        server.bookmark()
+        await until(lambda: source.event_ages()["Service"] < 50.0)
