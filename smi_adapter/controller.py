@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-import random
+import math
 import secrets
 import socket
 import time
@@ -23,11 +23,9 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from smi_adapter import __version__, app, decode
-from smi_adapter.backends import Manifests, Resource, XdsConfig
-from smi_adapter.backends.envoy import secrets as envoy_secrets
-from smi_adapter.cluster import replicas
+from smi_adapter.backends import Manifests, XdsConfig
+from smi_adapter.cluster import peers, replicas
 from smi_adapter.cluster.apply import Applier
-from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
 from smi_adapter.cluster.reporting import Now, Reporting
@@ -36,10 +34,11 @@ from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
 from smi_adapter.decode import RawObject
 from smi_adapter.delivery.manifests import ManifestDelivery
-from smi_adapter.delivery.xds import AdsServer, Answer, ServerTls, TokenDoor
+from smi_adapter.delivery.xds import AdsServer, Answer, Limits, TokenDoor
 from smi_adapter.delivery.xds.types import short
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
-from smi_adapter.identity import Authority, Caller, Issuer
+from smi_adapter.identity import Caller
+from smi_adapter.issuing import Issuing
 from smi_adapter.mesh import AccessMode, Key
 from smi_adapter.report import SMI_GROUPS
 from smi_adapter.settings import Settings, host_and_port
@@ -50,14 +49,16 @@ from smi_adapter.webhooks.validate import Judge
 
 _log = logging.getLogger(__name__)
 
-_OWN_ACCOUNT: Final = "smi-adapter"
 _STALE: Final = 30.0
-"""Seconds without word from the API server after which a replica says `degraded` and ends no stream for its age."""
+"""Seconds of age from which on what is known of any kind counts as out of date."""
 
 _MANY: Final = 50
 _MANY_MATCHES: Final = 8
 """Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
 nor a group of 256 patterns may stop the event loop."""
+
+_WAITING: Final = 16
+"""Streams of one pod that may wait to be let in."""
 
 _GOODBYE: Final = 4.0
 _FOR_THE_LEADER: Final = frozenset({"report", "lead"})
@@ -72,12 +73,17 @@ class ClusterView(Source, Protocol):
         """Tell whether every served kind has been listed once."""
         ...
 
+    @property
+    def reachable(self) -> bool:
+        """Tell whether the API server answered when it was last asked."""
+        ...
+
     def cache_age(self) -> float:
         """Return the seconds since the cache was last known to be current."""
         ...
 
     def event_ages(self) -> Mapping[str, float]:
-        """Return how long ago the last change of each kind came, in seconds."""
+        """Return how long ago the API server gave a sign of life for each kind, in seconds."""
         ...
 
     def relists(self) -> Mapping[tuple[str, str], int]:
@@ -123,29 +129,28 @@ class Controller:
         self._settings = settings
         self._client = client
         self._source = source
-        self._own = f"spiffe://{settings.trust_domain}/ns/{client.namespace}/sa/{_OWN_ACCOUNT}"
-        self._secret = AuthoritySecret(client, settings.authority_secret, settings.trust_domain)
+        self._issuing = Issuing(settings, client)
         options = TokenOptions(settings.trust_domain, settings.token_audience, settings.check_peer_address)
         self._reviewer = TokenReviewer(client, self.residents, options)
-        self.server = AdsServer(self._secrets, on_ack=self._answered)
+        limits = Limits(waiting_per_address=_WAITING if settings.check_peer_address else math.inf)
+        self.server = AdsServer(self._issuing.secrets, on_ack=self._answered, limits=limits)
         me = socket.gethostname()
         holder = f"{me}_{secrets.token_hex(4)}"
         self._lease = Lease(client, client.namespace, settings.lease, holder)
         self._reporting = Reporting(client, settings.backend, me, self._lease.left, namespaces=settings.namespaces)
         applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
         self._applier, self._manifests = applier, ManifestDelivery(applier)
-        self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
+        key = secrets.token_bytes(32)  # nobody else's until the authority is there
+        self._peers = peers.Peers(holder, key, self._is_in_touch)
+        self._replicas = replicas.Replicas(holder, key, self._reporting.changed, self._peers.met)
         self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
-        self._health = HealthServer(self.health, self.metrics.registry, [web.post(replicas.PATH, self._hear)])
-        self._alerts: dict[str, str] = {}
+        spoken = [web.post(replicas.PATH, self._hear), web.post(peers.PATH, self._answer)]
+        self._health = HealthServer(self.health, self.metrics.registry, spoken)
         self._changed = asyncio.Event()
         self._changed_at = time.monotonic()
         self._said: frozenset[Finding] = frozenset()
         self._draining = False
         self._ending = False
-        self._authority: Authority
-        self._issuer: Issuer
-        self._server_issuer: Issuer
         self._compiler: app.Compiler
 
     # ------------------------------------------------------------------------------------------------------ life
@@ -155,10 +160,14 @@ class Controller:
         """Run until the block ends, or until a core task does: then the block is cancelled and the error comes out."""
         try:
             health = await self._health.start(*host_and_port(self._settings.health_address))
-            self._lease.address = _reached_at(self._settings.health_address, health)
-            self._take_authority(await self._load_authority())
-            door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.plausible)
-            xds = await self.server.start(*host_and_port(self._settings.xds_address), self._tls, door)
+            address = _reached_at(self._settings.health_address, health)
+            self._lease.address = self._peers.address = self._replicas.address = address
+            authority = await self._issuing.load()
+            self._replicas.key = self._peers.key = authority.shared_key("replicas")
+            options = app.options_of(self._settings, authority.bundle)
+            self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
+            door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.screen)
+            xds = await self.server.start(*host_and_port(self._settings.xds_address), self._issuing.tls, door)
             _log.info("proxies connect to port %d; health and metrics are on port %d", xds, health)
             hooks = await self._webhooks.start(*host_and_port(self._settings.webhook_address)) if self._webhooks else 0
             async with asyncio.TaskGroup() as tasks:
@@ -182,16 +191,20 @@ class Controller:
 
     def _core(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Return the tasks of which none may end."""
+        hooks = self._webhooks
         return {
             "follow": self._follow(),
-            "rotate": self._rotate(),
+            "rotate": self._issuing.rotate(self.server),
             "say": self._say(),
             "report": self._reporting.look(self._now),
             "lead": self._lead(),
             "tell-leader": self._tell_leader(),
-            "keep-authority": self._keep_authority(),
+            "compare": self._peers.compare(lambda: self._lease.leader_address),
+            "keep-authority": self._issuing.keep(),
             "keep-signing-keys": self._keep_signing_keys(),
-            **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
+            "sweep-proxies": self.server.watch(),
+            "feel-loop": self.metrics.feel_loop(),
+            **({"keep-webhooks": hooks.keep(), "sweep-webhooks": hooks.watch()} if hooks else {}),
         }
 
     async def _for_ever(self, name: str, task: Coroutine[Any, Any, None]) -> None:
@@ -215,7 +228,7 @@ class Controller:
     @property
     def bundle(self) -> bytes:
         """Return the PEM of the root certificates, by which proxies recognise this server and each other."""
-        return self._authority.bundle
+        return self._issuing.authority.bundle
 
     # ------------------------------------------------------------------------------------------------ the one path
 
@@ -296,42 +309,17 @@ class Controller:
 
     async def _hear(self, request: web.Request) -> web.Response:
         """Take what another replica's proxies have acknowledged."""
-        heard = self._replicas.hear(await request.read(), request.headers.get(replicas.SIGNATURE, ""))
+        heard = self._replicas.hear(await request.read(), request.headers.get(peers.SIGNATURE, ""))
         return web.Response(status=204 if heard else 403)
 
+    async def _answer(self, request: web.Request) -> web.Response:
+        """Tell another replica, which is out of touch, whether this one is better informed."""
+        answer = self._peers.answer(await request.read(), request.headers.get(peers.SIGNATURE, ""))
+        if answer is None:
+            return web.Response(status=403)
+        return web.Response(body=answer[0], headers={peers.SIGNATURE: answer[1]})
+
     # ------------------------------------------------------------------------------------------------ identities
-
-    async def _load_authority(self) -> Authority:
-        """Load the authority; while the API server is away or the Secret is unusable, try again (F1)."""
-        pause = 0.5
-        while True:
-            try:
-                return await self._secret.load()
-            except (ApiError, Unreachable, AuthoritySecretError) as error:
-                self._alerts["authority"] = f"the certificate authority can't be loaded: {error}"
-                _log.warning("%s; trying again", self._alerts["authority"])
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
-            pause = min(2.0, pause * 2)
-
-    def _take_authority(self, authority: Authority) -> None:
-        self._alerts.pop("authority", None)
-        namespace, service = self._client.namespace, self._settings.xds_service
-        names = (f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}")
-        life = float(self._settings.certificate_seconds)
-        self._authority = authority
-        self._replicas.key = authority.shared_key("replicas")
-        self._issuer = Issuer(authority, life)
-        self._server_issuer = Issuer(authority, life, names)
-        options = app.options_of(self._settings, authority.bundle)
-        self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
-
-    def _tls(self) -> ServerTls:
-        pair = self._server_issuer.key_pair(self._own, time.time())
-        return ServerTls(pair.certificate, pair.private_key)
-
-    def _secrets(self, identity: str, holder: str) -> tuple[Resource, ...]:
-        pair = self._issuer.key_pair(identity, time.time(), holder)
-        return (envoy_secrets.key_pair(pair.certificate, pair.private_key),)
 
     def _workload_of(self, caller: Caller) -> Key | None:
         if not self._reviewer.is_current(caller):
@@ -339,32 +327,13 @@ class Controller:
         return self.residents.workload_of((caller.namespace, caller.pod))
 
     def _api_is_there(self) -> bool:
-        return self._source.cache_age() < _STALE
+        """Tell whether a token could be reviewed now; that one kind can't be read has nothing to do with it (X7)."""
+        return self._source.reachable
 
-    async def _rotate(self) -> None:
-        """Renew certificates before they expire and send them to who streams with them; drop keys without a pod."""
-        while True:
-            due_at = self._issuer.next_due()
-            await asyncio.sleep(min(5.0, max(0.05, due_at - time.time())) if due_at is not None else 1.0)
-            streaming = self.server.holders()
-            for identity, holder in self._issuer.holders() - streaming:
-                self._issuer.forget(identity, holder)
-            for identity in self._issuer.due(time.time()):
-                self.server.secrets_changed(identity)
-
-    async def _keep_authority(self) -> None:
-        """See that the Secret still holds the authority; the one in memory is used in any case (F37)."""
-        while True:
-            await asyncio.sleep(30.0)
-            try:
-                problem = await self._secret.check(self._authority)
-            except Unreachable:
-                continue
-            except ApiError as error:
-                problem = f"the Secret {self._settings.authority_secret} can't be looked after: {error}"
-            if problem and problem != self._alerts.get("authority"):
-                _log.error("%s", problem)
-            self._alerts["authority"] = problem
+    def _is_in_touch(self) -> bool:
+        """Tell whether this replica serves, and knows the world as it is."""
+        serves = self.compiled is not None and not self._draining
+        return serves and self._source.reachable and self._source.cache_age() < _STALE
 
     async def _keep_signing_keys(self) -> None:
         """Keep the keys with which tokens are checked while the API server is away (F2)."""
@@ -420,32 +389,39 @@ class Controller:
 
     def health(self) -> Health:
         """Return whether proxies should come here."""
-        alerts = tuple(text for text in self._alerts.values() if text)
+        alerts = (self._issuing.problem,) if self._issuing.problem else ()
         if self._draining:
             return Health(ready=False, why=("this replica is going away",))
         if self.compiled is None:
             return Health(ready=False, why=(*alerts, "the cluster has not been read yet"))
-        age = self._source.cache_age()
-        late = (f"no word from the API server for {age:.0f} s; the last good configuration is served",)
-        return Health(ready=True, why=(*alerts, *(late if age >= _STALE else ())))
+        if not self._peers.out_of_touch():
+            return Health(ready=True, why=alerts)
+        late = f"some of what is served was last heard of {self._source.cache_age():.0f} s ago"
+        if not self._source.reachable:
+            late = "the API server does not answer; the last good configuration is served"
+        if self._peers.better:  # proxies that stream from here stay; new ones are served better over there (F11)
+            return Health(ready=False, why=(*alerts, late, f"the replica at {self._peers.better} is in touch with it"))
+        return Health(ready=True, why=(*alerts, late))
 
     def _reading(self) -> Reading:
         compiled = self.compiled
         workloads = compiled.translation.mesh.workloads.values() if compiled else ()
         proxies = self.server.proxies() if compiled else ()
-        expiry = self._issuer.first_expiry() if compiled else None
+        expiries = [self._webhooks.expires()] if self._webhooks else []
+        expiries += [self._issuing.first_expiry()] if compiled else []
         return Reading(
             config_age=time.monotonic() - self._changed_at,
             cache_age=self._source.cache_age(),
             event_ages=self._source.event_ages(),
             restarts=self._source.relists(),
+            resources=self._reporting.reporter.counts,
             findings=Counter(item.code for item in self._said),
             proxies={
                 "in_sync": sum(proxy.in_sync for proxy in proxies),
                 "waiting": sum(not proxy.in_sync for proxy in proxies),
             },
             permissive_namespaces=len({item.key[0] for item in workloads if item.mode is not AccessMode.ENFORCE}),
-            certificate_expiry=max(0.0, expiry - time.time()) if expiry is not None else 0.0,
+            certificate_expiry=max(0.0, min(filter(None, expiries), default=0.0) - time.time()),
             leader=self._lease.left() > 0,
         )
 

@@ -134,7 +134,7 @@ class LocalMesh:
                 await self._api.start(*self._options.api, self.kubeconfig, self._options.api_namespace)
             status = await asyncio.start_unix_server(self._answer, self._socket)
             async with status, asyncio.TaskGroup() as tasks:
-                work = (self._follow(), self._listen(), self._rotate(), self._report())
+                work = (self._follow(), self._listen(), self._rotate(), self._report(), self.server.watch())
                 started = [tasks.create_task(task) for task in work]
                 yield self
                 for task in started:

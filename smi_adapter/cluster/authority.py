@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from smi_adapter.cluster.client import ApiError, Resource
-from smi_adapter.cluster.tokens import Api
+from smi_adapter.cluster.pace import Asking
 from smi_adapter.identity.ca import Authority, AuthorityFileError
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class _Stored:
 class AuthoritySecret:
     """One Secret and the authority in it."""
 
-    def __init__(self, client: Api, name: str, trust_domain: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, client: Asking, name: str, trust_domain: str, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._name = name
         self._trust_domain = trust_domain

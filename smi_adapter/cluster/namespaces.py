@@ -39,14 +39,15 @@ class NamespacePoll:
         self.trouble: Exception | None = None
         self.lists = self.streams = 0
         self.last_event: float | None = None
+        self.seen = time.monotonic()
+        """When the server last answered."""
         self._client = client
         self._reach = reach
         self._changed = changed
-        self._seen = time.monotonic()
 
     def age(self) -> float:
         """Return for how many seconds what we hold may have been behind the server."""
-        return 0.0 if self.trouble is None and self.synced.is_set() else time.monotonic() - self._seen
+        return 0.0 if self.trouble is None and self.synced.is_set() else time.monotonic() - self.seen
 
     def __str__(self) -> str:
         """Return what is followed, for logs."""
@@ -69,7 +70,7 @@ class NamespacePoll:
         items: list[Item] = []
         with contextlib.suppress(_NotThereError):
             items = [await self._get()]
-        self._seen, self.trouble = time.monotonic(), None
+        self.seen, self.trouble = time.monotonic(), None
         self.lists += 1
         self.synced.set()
         changes = self.store.replace(items)

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -39,6 +39,16 @@ class Api(Protocol):
         accept: str = ...,
     ) -> bytes:
         """Send one request; `ApiError` or `Unreachable`."""
+        ...
+
+
+class Asking(Api, Protocol):
+    """The same for who reads single objects of our own namespace, or none of any."""
+
+    namespace: str
+
+    async def get(self, path: str, **query: str) -> Any:
+        """Read one JSON document."""
         ...
 
 

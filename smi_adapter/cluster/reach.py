@@ -7,7 +7,6 @@ once, not twelve times. A stream that fails beside a healthy API has a back-off 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -78,9 +77,14 @@ class Reach:
         return self._open.is_set()
 
     async def wait(self) -> None:
-        """Wait until the API server answers; jittered afterwards, so that not all streams begin in one moment."""
+        """Wait until the API server answers; jittered afterwards, so that not all streams begin in one moment.
+
+        A mistake of ours in the probe comes out here: else whoever waits would wait for ever (F42).
+        """
         if not self._open.is_set():
             await self._open.wait()
+            if self._probe is not None and self._probe.done():
+                self._probe.result()
             await self._sleep(random.uniform(0, 0.2))  # noqa: S311 - no secret
 
     async def lost(self) -> bool:
@@ -89,6 +93,7 @@ class Reach:
         if self._open.is_set():
             self._open.clear()
             self._probe = asyncio.create_task(self._knock())
+            self._probe.add_done_callback(lambda _probe: self._open.set())
         await self.wait()
         return self.probes > probes + 1
 
@@ -96,8 +101,7 @@ class Reach:
         """End the probe."""
         if self._probe is not None:
             self._probe.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._probe
+            await asyncio.wait([self._probe])
 
     async def _knock(self) -> None:
         backoff = Backoff(PROBE_LONGEST)
@@ -118,4 +122,3 @@ class Reach:
             else:
                 break
             await self._sleep(backoff.failed())
-        self._open.set()

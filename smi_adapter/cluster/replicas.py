@@ -3,7 +3,8 @@
 The leader's address stands on the Lease, which every candidate reads anyway, so nothing has to be discovered and no
 further right is needed. Who does not lead sends its tally there when it changed, and now and then; it is signed with a
 key that only replicas have (made from the mesh's authority), as anybody may connect to that port. A tally that is not
-renewed is forgotten. Nothing depends on this but `Programmed`: no proxy is served otherwise.
+renewed is forgotten. Nothing depends on this but `Programmed`: no proxy is served otherwise. What comes with it is
+where the sender is reached (`peers`).
 """
 
 from __future__ import annotations
@@ -15,17 +16,16 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
+from smi_adapter.cluster.peers import SIGNATURE, signature
 from smi_adapter.report import Tally
 
 _log = logging.getLogger(__name__)
 
 PATH: Final = "/tally"
-SIGNATURE: Final = "X-Smi-Adapter-Signature"
 
 _RENEW = 10.0
 _EXPIRES = 30.0
@@ -47,10 +47,19 @@ class _Heard:
 class Replicas:
     """Sends this replica's tally to the leader, and keeps those of the others if it leads."""
 
-    def __init__(self, name: str, key: bytes, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        key: bytes,
+        changed: Callable[[], None] = lambda: None,
+        met: Callable[[str], None] = lambda _address: None,
+    ) -> None:
         self._name = name
         self.key = key
+        self.address = ""
+        """Where the others reach this one."""
         self._changed = changed
+        self._met = met
         self._heard: dict[str, _Heard] = {}
 
     def tallies(self) -> tuple[Tally, ...]:
@@ -59,9 +68,9 @@ class Replicas:
         self._heard = {name: heard for name, heard in self._heard.items() if now - heard.at < _EXPIRES}
         return tuple(heard.tally for heard in self._heard.values())
 
-    def hear(self, body: bytes, signature: str) -> bool:
+    def hear(self, body: bytes, signed: str) -> bool:
         """Take a message of another replica; False if it is not one, is old, or was heard already."""
-        if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
+        if not hmac.compare_digest(signed.encode(), signature(self.key, body).encode()):
             return False
         try:
             said: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
@@ -74,6 +83,7 @@ class Replicas:
         if known is None and len(self._heard) >= _MOST_REPLICAS:
             return False
         self._heard[name] = _Heard(tally, sent, time.monotonic())
+        self._met(str(said.get("address", "")))
         if known is None or known.tally != tally:
             self._changed()
         return True
@@ -93,11 +103,10 @@ class Replicas:
                 now = (where, tally())
                 if now == last and time.monotonic() - at < _RENEW:
                     continue
-                body = msgspec.json.encode({"name": self._name, "sent": time.time(), "tally": now[1].data()})
+                said = {"name": self._name, "sent": time.time(), "address": self.address, "tally": now[1].data()}
+                body = msgspec.json.encode(said)
+                headers = {SIGNATURE: signature(self.key, body)}
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                    async with session.post(where + PATH, data=body, headers={SIGNATURE: self._sign(body)}) as answer:
+                    async with session.post(where + PATH, data=body, headers=headers) as answer:
                         if answer.status < 300:
                             last, at = now, time.monotonic()
-
-    def _sign(self, body: bytes) -> str:
-        return hmac.new(self.key, body, sha256).hexdigest()

@@ -134,9 +134,13 @@ class ClusterSource:
         return time.monotonic() - max(times) if times else None
 
     def event_ages(self) -> Mapping[str, float]:
-        """Return the same for every kind of which a change came."""
-        kinds = {stream.resource.kind for stream in self._streams.values()}
-        return {kind: age for kind in kinds if (age := self.last_event_age(kind)) is not None}
+        """Return how long ago the server gave a sign of life for each kind: a list, an event or a bookmark."""
+        now = time.monotonic()
+        ages: dict[str, float] = {}
+        for stream in self._streams.values():
+            kind = stream.resource.kind
+            ages[kind] = max(ages.get(kind, 0.0), now - stream.seen)
+        return ages
 
     def relists(self) -> Mapping[tuple[str, str], int]:
         """Return how often each kind had to be listed again, by (kind, `list`)."""
@@ -184,9 +188,14 @@ class ClusterSource:
                 text = f"{resource.kind} can't be read{where}: {stream.trouble}"
                 told.append(finding("SMI0904", Ref("Resource", stream.namespace, name), "", text[:500]))
         if self.synced and self.cache_age() > STALE:
-            text = f"nothing was heard from the API server for more than {STALE:.0f} s; what was last heard is served"
+            who = "the API server" if not self.reachable else ", ".join(self._silent())
+            text = f"nothing was heard of {who} for more than {STALE:.0f} s; what was last heard is served"
             told.append(finding("SMI0903", Ref("Cluster", "", "api"), "", text))
         return tuple(told)
+
+    def _silent(self) -> Sequence[str]:
+        """Return the kinds that are out of date."""
+        return sorted({stream.resource.kind for stream in self._streams.values() if stream.age() > STALE})
 
     def location(self, ref: Ref, field: str = "") -> Location | None:  # noqa: ARG002 - the protocol's signature
         """Return None: nothing here is in a file."""

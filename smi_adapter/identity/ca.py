@@ -64,6 +64,7 @@ class Authority:
         self._key = key
         self.trust_domain = _trust_domain(certificate)
         self.bundle = certificate.public_bytes(serialization.Encoding.PEM)
+        self.expires_at = certificate.not_valid_after_utc.timestamp()
 
     def __repr__(self) -> str:
         return f"Authority({self.trust_domain!r})"
@@ -102,7 +103,7 @@ class Authority:
             raise ValueError(f"not a SPIFFE id of {self.trust_domain}: {identity!r}")
         if life < SHORTEST_LIFE:
             raise ValueError(f"a certificate lives at least {SHORTEST_LIFE:.0f} s, not {life:g}")
-        life = min(life, self._certificate.not_valid_after_utc.timestamp() - now)
+        life = min(life, self.expires_at - now)
         key = ec.generate_private_key(ec.SECP256R1())
         purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())

@@ -9,6 +9,7 @@ The *mark* of an object is the generation in which it, the routes or rules made 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,6 +27,9 @@ from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP, SPLIT_GROUP, Key
 from smi_adapter.snapshot import EMPTY, Snapshot
 
 SMI_GROUPS: Final = frozenset({SPLIT_GROUP, SPECS_GROUP, ACCESS_GROUP})
+
+ANY: Final = "Any"
+"""In counts by condition: whatever their conditions are."""
 
 _TABLES: Final[Mapping[str, str]] = {
     "TrafficSplit": "splits",
@@ -78,6 +82,8 @@ class Reporter:
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.subjects: dict[Ref, Subject] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """How many objects of a kind there are, by (kind, a condition that is true of them, or `Any`)."""
         self._generation = 0
         self._snapshot = EMPTY
         self._mesh = Mesh()
@@ -137,6 +143,7 @@ class Reporter:
             self._links.object_changed(ref, was, now)
             self._mark(self._links.users.get(ref, ()))
         if raw is None:
+            self._count(self._last.get(ref), -1)
             for table in (self.subjects, self._marks, self._last, self._waiting):
                 table.pop(ref, None)
             self._passing.discard(ref)
@@ -214,7 +221,15 @@ class Reporter:
         (self._passing.add if programmed.reason in _MOVED_BY_ANSWERS else self._passing.discard)(ref)
         status = ObjectStatus(subject.generation, self.backend, conditions)
         report = self._last[ref] = Report(subject, status, found, passing, programmed)
+        self._count(last, -1)
+        self._count(report, 1)
         return report
+
+    def _count(self, report: Report | None, by: int) -> None:
+        if report is not None:
+            kind = report.subject.ref.kind
+            for name in (ANY, *(condition.type for condition in report.status.conditions if condition.status)):
+                self.counts[kind, name] += by
 
     def _fell_back(self, acknowledged: Mapping[Key, tuple[int, ...]] | int) -> bool:
         """Tell whether proxies came, went or began anew: else only who waits can have moved, and only forwards."""

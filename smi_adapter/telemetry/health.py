@@ -2,7 +2,7 @@
 
 Alive means that the event loop turns: a frozen process does not answer, and the kubelet restarts it. Ready means that
 the first full build is in force. A replica whose API server is away stays ready and says `degraded`: it serves the
-last good configuration, and no replica has a better one (F2).
+last good configuration (F2); unless another replica has a better one (F11).
 """
 
 from __future__ import annotations

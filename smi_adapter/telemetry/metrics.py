@@ -6,6 +6,7 @@ somebody scrapes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,12 +15,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+_BEAT: Final = 0.1
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is so now. Ages in seconds; `restarts` by (kind, reason); `resources` by (kind, condition)."""
+    """What is so now. Ages in seconds; `restarts` by (kind, reason); `resources` by (kind, condition that is true)."""
 
     config_age: float = 0.0
     cache_age: float = 0.0
@@ -40,6 +42,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._version = version
         self._reconciled = self._histogram("reconcile_seconds", "Time from a batch of changes to a published config.")
+        self._blocked = self._histogram(
+            "loop_blocked_seconds", "By how much the event loop was late, ten times a second."
+        )
         self._pushed = self._histogram("xds_push_seconds", "Time from sending a message to its acknowledgement.")
         self._nacks = Counter(
             "smi_adapter_xds_nack", "Messages that a proxy refused.", ["type"], registry=self.registry
@@ -48,6 +53,14 @@ class Metrics:
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"smi_adapter_{name}", text, buckets=_SECONDS, registry=self.registry)
+
+    async def feel_loop(self) -> None:
+        """Measure how long the event loop is held up by whoever does not let others go on; for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _BEAT
+            await asyncio.sleep(_BEAT)
+            self._blocked.observe(max(0.0, loop.time() - due))
 
     def reconciled(self, seconds: float) -> None:
         """Count one batch."""
@@ -78,14 +91,16 @@ class _Present(Collector):
         yield _gauge("config_age_seconds", "Since the configuration last changed.", {(): now.config_age})
         yield _gauge("cache_age_seconds", "Since all watches were last known to be current.", {(): now.cache_age})
         ages = {(kind,): age for kind, age in now.event_ages.items()}
-        yield _gauge("watch_last_event_age_seconds", "Since the last event or bookmark.", ages, "kind")
+        yield _gauge("watch_last_event_age_seconds", "Since the last list, event or bookmark.", ages, "kind")
         restarts = CounterMetricFamily(
             "smi_adapter_watch_restarts", "Watches that began again.", labels=["kind", "reason"]
         )
         for labels, count in sorted(now.restarts.items()):
             restarts.add_metric(labels, count)
         yield restarts
-        yield _gauge("resources", "SMI objects.", now.resources, "kind", "condition")
+        yield _gauge(
+            "resources", "SMI objects of which a condition is true; Any: all.", now.resources, "kind", "condition"
+        )
         yield _gauge("findings", "Present findings.", {(code,): n for code, n in now.findings.items()}, "code")
         yield _gauge("proxies", "Connected proxies.", {(state,): n for state, n in now.proxies.items()}, "state")
         text = "Namespaces whose mode is not enforce."

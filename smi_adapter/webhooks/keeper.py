@@ -59,6 +59,10 @@ class Keeper(Protocol):
         """Return what there is to tell now."""
         ...
 
+    def expires(self) -> float | None:
+        """Return when the first certificate expires; None before there is one."""
+        ...
+
     async def run(self) -> None:
         """Look, for ever."""
         ...
@@ -134,6 +138,12 @@ class SecretKeeper:
     def problems(self) -> tuple[Finding, ...]:
         """Return what there is to tell now."""
         return self._said
+
+    def expires(self) -> float | None:
+        """Return when the first certificate expires; None before there is one."""
+        if self.held is None:
+            return None
+        return min(map(certificates.expiry, (self.held.serving.certificate, self.held.authority.bundle)))
 
     async def run(self) -> None:
         """Look, for ever; an API server that is away only makes the next look come sooner."""
@@ -342,6 +352,10 @@ class FileKeeper:
     def problems(self) -> tuple[Finding, ...]:
         """Return what there is to tell now."""
         return self._said
+
+    def expires(self) -> float | None:
+        """Return when the certificate expires; None before there is one."""
+        return certificates.expiry(self._shown[0]) if self._shown[0] else None
 
     async def run(self) -> None:
         """Look, for ever."""

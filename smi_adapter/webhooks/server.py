@@ -94,6 +94,11 @@ class WebhookServer:
         self._sweeper = asyncio.create_task(self._sweep(), name="webhooks: close unused connections")
         return int(self._listening.sockets[0].getsockname()[1])
 
+    async def watch(self) -> None:
+        """Run for as long as what `start` set going: its error, or its end, comes out here. For a core task (F42)."""
+        if self._sweeper is not None:
+            await asyncio.shield(self._sweeper)
+
     async def stop(self, grace: float = 5.0) -> None:
         """Take no new connections, let requests in flight end, and close."""
         if self._sweeper:

@@ -48,9 +48,17 @@ class Webhooks:
         """Look after the certificates, for ever."""
         await self._keeper.run()
 
+    async def watch(self) -> None:
+        """Run for as long as the server is whole; a task of its own, which must not end either."""
+        await self.server.watch()
+
     async def stop(self) -> None:
         """Answer what is being asked, and close."""
         await self.server.stop()
+
+    def expires(self) -> float | None:
+        """Return when the first of their certificates expires; None before there is one."""
+        return self._keeper.expires()
 
     def problems(self) -> tuple[Finding, ...]:
         """Return what there is to tell now."""

@@ -72,8 +72,10 @@ async def test_a_patched_weight_shows_in_the_traffic_of_a_proxy_with_a_token(mes
 
 
 @pytest.mark.parametrize(
-    "name", ["follow", "rotate", "say", "report", "lead", "tell-leader", "keep-authority", "keep-signing-keys"]
-)
+    "name",
+    ["follow", "rotate", "say", "report", "lead", "tell-leader", "compare", "keep-authority", "keep-signing-keys",
+     "sweep-proxies"],
+)  # fmt: skip
 async def test_f42_a_core_task_that_ends_ends_the_process(mesh: Mesh, name: str) -> None:
     with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
         async with controller(mesh.plane, settings(mesh.plane)) as (running, _):
@@ -82,6 +84,16 @@ async def test_f42_a_core_task_that_ends_ends_the_process(mesh: Mesh, name: str)
             task.cancel()
             await asyncio.sleep(30)
     assert [str(error) for error in ended.value.exceptions] == [f"the task {name} has ended"]
+
+
+async def test_f42_a_sweeper_of_proxies_that_ends_ends_the_process(mesh: Mesh) -> None:
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012 - the error comes out of the block
+        async with controller(mesh.plane, settings(mesh.plane)) as (running, _):
+            await ready(running)
+            [task] = [task for task in asyncio.all_tasks() if task.get_name() == "xds-sweeper"]
+            task.cancel()
+            await asyncio.sleep(30)
+    assert [str(error) for error in ended.value.exceptions] == ["the task sweep-proxies has ended"]
 
 
 async def test_f42_an_error_of_the_source_ends_the_process(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:

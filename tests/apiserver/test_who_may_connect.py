@@ -16,6 +16,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from smi_adapter.controller import Controller
 from smi_adapter.delivery.xds.types import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET
@@ -217,6 +219,29 @@ async def test_x2_what_is_no_token_for_us_is_refused(api_server: ControlPlane, t
         async with attacker.stream(good, place.node) as client:
             await client.ask(CLUSTER)
             await client.take()
+
+
+async def test_x2_a_forged_token_costs_no_review(api_server: ControlPlane, tmp_path: Path) -> None:
+    async with town(api_server, tmp_path) as place:
+        await until(lambda: place.controller._reviewer.keys.issuer)
+        key = rsa.generate_private_key(65537, 2048)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        forged = signed_again(place.token, pem)
+        reviewed = await asyncio.to_thread(reviews, api_server)
+        for _ in range(20):
+            async with place.attacker.stream(forged, {}) as client:
+                assert (await client.refused())[0] is grpc.StatusCode.UNAUTHENTICATED
+        async with place.attacker.stream(place.token, place.node) as client:
+            await client.ask(CLUSTER)
+            await client.take()
+        await asyncio.to_thread(api_server.wait_for, lambda: reviews(api_server) > reviewed)
+        assert await asyncio.to_thread(reviews, api_server) == reviewed + 1, "the good one alone"
+
+
+def reviews(plane: ControlPlane) -> int:
+    """Return how many tokens the controller has had reviewed."""
+    found = [event["objectRef"]["resource"] for event in plane.audit_events("admin") if "objectRef" in event]
+    return found.count("tokenreviews")
 
 
 async def test_x4_a_token_replayed_from_another_address_is_refused(api_server: ControlPlane, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -37,12 +38,28 @@ class Gate:
     workloads: dict[str, Key] = field(default_factory=lambda: {"web-1": ("shop", "web"), "vault-1": ("bank", "vault")})
     asked: list[tuple[str, str]] = field(default_factory=list)
     api: bool = True
+    broken: bool = False
     ads: AdsServer = field(init=False)
     port: int = 0
+    screened: int = 0
+    screening: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.screening.set()
 
     async def authenticate(self, token: str, address: str) -> Caller | Refused:
         self.asked.append((token, address))
         return self.tokens.get(token, Refused(Reason.UNAUTHENTICATED, "no such token"))
+
+    def may_end(self) -> bool:
+        if self.broken:
+            raise ZeroDivisionError
+        return self.api
+
+    async def screen(self, token: str) -> Refused | None:
+        self.screened += 1
+        await self.screening.wait()
+        return Refused(Reason.UNAUTHENTICATED, "forged") if token == "rubbish" else None
 
     @contextlib.asynccontextmanager
     async def client(self, token: str | None, node: str = "", *more: tuple[str, str]) -> AsyncIterator[WireClient]:
@@ -63,8 +80,8 @@ async def gate(limits: Limits | None = None, **tokens: Caller | Refused) -> Asyn
     door = TokenDoor(
         made.authenticate,
         lambda who: made.workloads.get(who.pod),
-        lambda: made.api,
-        lambda token: token != "rubbish",
+        made.may_end,
+        made.screen,
     )
     made.ads = AdsServer(
         lambda identity, holder: (resource(SECRET, "default", f"key of {identity} for {holder}"),),
@@ -188,3 +205,68 @@ async def test_f39_a_server_that_goes_away_sends_its_proxies_to_another_one() ->
         async with made.client("good") as late:
             await late.ask(CLUSTER)
             assert (await late.refused())[0] is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_forged_tokens_do_not_keep_a_good_one_waiting() -> None:
+    slow = Limits(streams_per_second=0.5, longest_queue=5.0)  # some turns fill the queue
+    async with gate(slow, good=caller()) as made:
+        for _ in range(30):
+            async with made.client("rubbish") as forged:
+                assert (await forged.refused())[0] is grpc.StatusCode.UNAUTHENTICATED
+        async with made.client("good") as client:
+            await client.ask(CLUSTER)
+            assert names(await client.take()) == ["shop/web"]
+        assert made.asked == [("good", "127.0.0.1")]
+
+
+async def test_one_address_has_few_streams_that_wait_to_be_let_in() -> None:
+    async with gate(Limits(waiting_per_address=2), good=caller()) as made, contextlib.AsyncExitStack() as stack:
+        made.screening.clear()
+        held = [await stack.enter_async_context(made.client("good")) for _ in range(2)]
+        await until(lambda: made.screened == 2)
+        async with made.client("good") as third:
+            assert (await third.refused())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        made.screening.set()
+        for client in held:
+            await client.ask(CLUSTER)
+            assert names(await client.take()) == ["shop/web"]
+        async with made.client("good") as later:  # who is in does not count any more
+            await later.ask(CLUSTER)
+            assert names(await later.take()) == ["shop/web"]
+
+
+H2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""The preface of HTTP/2 and empty SETTINGS."""
+
+
+@pytest.mark.parametrize("hello", [b"", H2_HELLO], ids=["says nothing", "opens no stream"])
+async def test_a_connection_without_a_stream_is_closed(hello: bytes) -> None:
+    async with gate(Limits(handshake=0.3, unused=0.3)) as made:
+        trust = ssl.create_default_context(cadata=CA.bundle.decode())
+        trust.check_hostname = False
+        trust.set_alpn_protocols(["h2"])
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.port, ssl=trust)
+        writer.write(hello)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 10)
+        assert reader.at_eof() or reader.exception()
+        writer.close()
+
+
+async def test_a_connection_with_a_stream_is_kept_however_little_is_said_on_it() -> None:
+    async with gate(Limits(unused=0.2), good=caller()) as made, made.client("good") as client:
+        await client.ask(CLUSTER)
+        await client.take()
+        await asyncio.sleep(1.0)  # five times what an unused connection gets
+        made.ads.publish(two_tenants("changed"))
+        assert [proxy.workload for proxy in made.ads.proxies()] == [("shop", "web")]
+
+
+async def test_f42_a_sweeper_that_fails_is_noticed() -> None:
+    expired = caller(issued=NOW - 3600, expires=NOW - 1)
+    async with gate(Limits(late_after=0.3), good=expired) as made, made.client("good") as client:
+        watching = asyncio.create_task(made.ads.watch())
+        made.broken = True
+        await client.ask(CLUSTER)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(watching, 10)

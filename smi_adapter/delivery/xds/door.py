@@ -126,23 +126,25 @@ class TokenDoor:
         authenticate: Callable[[str, str], Awaitable[Caller | Refused]],
         workload_of: Callable[[Caller], Key | None],
         may_end: Callable[[], bool] = lambda: True,
-        plausible: Callable[[str], bool] = lambda _token: True,
+        screen: Callable[[str], Awaitable[Refused | None]] | None = None,
     ) -> None:
         """Prepare the door.
 
-        `workload_of` answers None for a pod that does not exist any more. `plausible` looks at the text of a token
-        alone, so that rubbish costs neither a turn nor a question to the API.
+        `workload_of` answers None for a pod that does not exist any more. `screen` refuses what can't be a good token
+        before it waits for a turn: what is forged must not stand in the way of those who are not.
         """
         self._authenticate = authenticate
         self._workload_of = workload_of
         self._may_end = may_end
-        self._plausible = plausible
+        self._screen = screen
 
     async def admit(self, context: Context, turn: Turn) -> Guest:
         """Have the token checked."""
         token = _bearer(context)
-        if not token or not self._plausible(token):
+        if not token:
             raise RefusedError(grpc.StatusCode.UNAUTHENTICATED, "a ServiceAccount token for this server is needed")
+        if self._screen is not None and (refused := await self._screen(token)):
+            raise RefusedError(_CODES[refused.reason], refused.why)
         await turn()
         address = address_of(context)
         caller = await self._authenticate(token, address)

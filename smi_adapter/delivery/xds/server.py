@@ -8,7 +8,6 @@ configuration goes out. What a stream may see, and when it gets it, is decided i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -22,10 +21,10 @@ import grpc
 from smi_adapter import envoy_api
 from smi_adapter.backends import Part, Resource, XdsConfig
 from smi_adapter.delivery.xds import status
-from smi_adapter.delivery.xds.admission import Admission
+from smi_adapter.delivery.xds.admission import Admission, Waiting
 from smi_adapter.delivery.xds.catalogue import Catalogue, Changed, View
 from smi_adapter.delivery.xds.credentials import ServerTls, credentials
-from smi_adapter.delivery.xds.door import CertificateDoor, Context, Door, Guest, RefusedError
+from smi_adapter.delivery.xds.door import CertificateDoor, Context, Door, Guest, RefusedError, address_of
 from smi_adapter.delivery.xds.status import ProxyStatus, TypeStatus
 from smi_adapter.delivery.xds.stream import Answer, OverLimitError, Pace, Refusal, Stream
 from smi_adapter.delivery.xds.types import short
@@ -51,14 +50,19 @@ class Limits:
     """Caps of the server (security.md, section 11). Times in seconds.
 
     A proxy that does not answer for `late_after` is a finding; after `end_after` its stream ends and its state goes.
+    `waiting_per_address` bounds streams that are not let in yet; only where each pod comes by an address of its own.
+    A connection must be set up within `handshake`, and ends when it had no stream for `unused`.
     """
 
     pace: Pace = field(default_factory=Pace)
     streams_per_second: float = 25.0
     longest_queue: float = 60.0
     streams_per_proxy: int = 10
+    waiting_per_address: float = math.inf
     message_bytes: int = 4 * 1024 * 1024
     first_request: float = 10.0
+    handshake: float = 10.0
+    unused: float = 30.0
     late_after: float = 30.0
     end_after: float = 60.0
 
@@ -110,6 +114,7 @@ class AdsServer:
         self._streams_of: Counter[Hashable] = Counter()
         self._refusals_of: OrderedDict[Hashable, list[Refusal]] = OrderedDict()
         self._admission = Admission(limits.streams_per_second, limits.longest_queue)
+        self._waiting = Waiting(limits.waiting_per_address)
         self._door: Door = CertificateDoor()
         self._draining = False
         self._server: grpc.aio.Server | None = None
@@ -151,6 +156,11 @@ class AdsServer:
         self._sweeper = asyncio.create_task(self._sweep(), name="xds-sweeper")
         return bound
 
+    async def watch(self) -> None:
+        """Run for as long as what `start` set going: its error, or its end, comes out here. For a core task (F42)."""
+        if self._sweeper is not None:
+            await asyncio.shield(self._sweeper)
+
     async def drain(self, seconds: float) -> None:
         """Let nobody in any more, and have the streams end one after the other, so that they begin again elsewhere."""
         self._draining = True
@@ -163,8 +173,7 @@ class AdsServer:
         """End all streams and close the port. Envoys keep what they have."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+            await asyncio.wait([self._sweeper])  # if it had failed, `watch` told
             self._sweeper = None
         if self._server is not None:
             await self._server.stop(None)
@@ -265,7 +274,8 @@ class AdsServer:
     async def _serve(self, _requests: object, context: Context) -> None:
         """Serve one stream until it ends."""
         try:
-            session = await self._admit(context)
+            with self._waiting.one_of(address_of(context)):
+                session = await self._admit(context)
         except RefusedError as refused:
             await context.abort(refused.code, refused.details)
         reader = asyncio.create_task(self._read(session, context), name="xds-reader")
@@ -441,7 +451,8 @@ class AdsServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.server_handshake_timeout_ms", 10_000),
+            ("grpc.server_handshake_timeout_ms", round(self._limits.handshake * 1000)),
+            ("grpc.max_connection_idle_ms", round(self._limits.unused * 1000)),
         ]
 
 

@@ -12,6 +12,7 @@ import pytest
 from smi_adapter.cluster.client import ApiError, LineTooLong, Unreachable
 from smi_adapter.cluster.reach import PAUSE, Backoff, Reach
 from smi_adapter.cluster.reflector import BIG_PAGE, Reflector
+from smi_adapter.cluster.source import ClusterSource
 from tests.unit.cluster.fake_api import SERVICES, FakeApi
 
 
@@ -134,6 +135,22 @@ async def test_an_api_that_is_down_is_asked_by_one_probe() -> None:
         await until(run.reflector.synced.is_set)
 
 
+async def test_f42_a_mistake_in_the_probe_ends_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = api()
+    async with following(server) as run:
+        await until(run.reflector.synced.is_set)
+
+        async def broken(*_: object, **__: object) -> bytes:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(server, "request", broken)
+        with pytest.raises(ZeroDivisionError):
+            await run.reach.lost()
+        other = asyncio.create_task(run.reach.wait())
+        await asyncio.wait([other], timeout=10)
+        assert other.done(), "nobody waits for a probe that is dead"
+
+
 async def test_a_kind_that_is_not_there_ends_the_stream() -> None:
     server = api()
     server.errors = [ApiError(404, "NotFound")]
@@ -199,3 +216,15 @@ def test_backoff_is_jittered_and_begins_anew_after_success() -> None:
 
 def test_unreachable_tells_whether_a_stream_had_begun() -> None:
     assert not Unreachable("refused").streaming
+
+
+async def test_a_bookmark_is_a_sign_of_life_of_its_kind() -> None:
+    server = api()
+    async with following(server) as run:
+        await until(run.reflector.synced.is_set)
+        source = ClusterSource(server)
+        source._streams["", "Service", ""] = run.reflector
+        run.reflector.seen -= 50.0
+        assert source.event_ages()["Service"] >= 50.0
+        server.bookmark()
+        await until(lambda: source.event_ages()["Service"] < 50.0)

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from smi_adapter.cluster.replicas import PATH, SIGNATURE, Replicas
+from smi_adapter.cluster.peers import SIGNATURE, signature
+from smi_adapter.cluster.replicas import PATH, Replicas
 from smi_adapter.findings import Ref
 from smi_adapter.report import Tally
 from smi_adapter.telemetry import Health, HealthServer, Metrics, Reading
@@ -22,7 +23,7 @@ TALLY = Tally({("shop", "web"): 2}, {SPLIT: 3, Ref("TCPRoute", "a", "b", "specs.
 
 def message(name: str, tally: Tally, *, key: bytes = KEY, sent: float | None = None) -> tuple[bytes, str]:
     body = json.dumps({"name": name, "sent": time.time() if sent is None else sent, "tally": tally.data()}).encode()
-    return body, Replicas("any", key)._sign(body)
+    return body, signature(key, body)
 
 
 def test_a_tally_arrives_as_it_was_and_the_newest_counts() -> None:
@@ -38,16 +39,16 @@ def test_a_tally_arrives_as_it_was_and_the_newest_counts() -> None:
 def test_who_has_not_the_key_is_not_heard_nor_is_a_replay_or_nonsense() -> None:
     leader = Replicas("one", KEY)
     assert not leader.hear(*message("two", TALLY, key=b"x" * 32))
-    body, signature = message("two", TALLY)
-    assert not leader.hear(body + b" ", signature)
+    body, signed = message("two", TALLY)
+    assert not leader.hear(body + b" ", signed)
     assert not leader.hear(body, "")
     assert not leader.hear(body, "ä")
-    assert leader.hear(body, signature)
-    assert not leader.hear(body, signature), "heard already"
+    assert leader.hear(body, signed)
+    assert not leader.hear(body, signed), "heard already"
     assert not leader.hear(*message("two", TALLY, sent=time.time() - 3600))
     assert not leader.hear(*message("one", TALLY)), "that is us"
     for nonsense in (b"", b"[]", b"{}", b'{"name": 1, "sent": "x", "tally": {}}'):
-        assert not leader.hear(nonsense, leader._sign(nonsense))
+        assert not leader.hear(nonsense, signature(KEY, nonsense))
 
 
 def test_replicas_are_bounded() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from smi_adapter.cluster.client import ApiError, Unreachable
 from smi_adapter.cluster.residents import Residents
+from smi_adapter.cluster.signing import AGAIN, SigningKeys
 from smi_adapter.cluster.tokens import TokenOptions, TokenReviewer
 from smi_adapter.findings import Ref
 from smi_adapter.identity import Caller, Reason, Refused
@@ -30,8 +32,8 @@ def encoded(data: object) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def token(**changed: Any) -> str:
-    """Return a token as the API server makes them, with some claims changed."""
+def token(*, head: str = "k1", **changed: Any) -> str:
+    """Return a token as the API server makes them, by the key named `head`, with some claims changed."""
     bound = {
         "namespace": "shop",
         "pod": {"name": "web-1", "uid": "pod-1"},
@@ -39,8 +41,8 @@ def token(**changed: Any) -> str:
     }
     now = time.time()
     claims = {"iss": ISSUER, "aud": ["smi-adapter"], "iat": now, "exp": now + 3600, "kubernetes.io": bound, **changed}
-    head = f"{encoded({'alg': 'RS256', 'kid': 'k1'})}.{encoded(claims)}"
-    return f"{head}.{encoded(KEY.sign(head.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+    content = f"{head_of(head)}.{encoded(claims)}"
+    return f"{content}.{encoded(KEY.sign(content.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
 
 def pod(uid: str = "pod-1", **status: Any) -> dict[str, Any]:
@@ -61,6 +63,8 @@ class Api:
     pod: Any = None
     down: Exception | None = None
     asked: list[str] = field(default_factory=list)
+    keys: tuple[str, ...] = ("k1",)
+    more_keys: tuple[dict[str, Any], ...] = ()
 
     async def request(self, method: str, path: str, *, body: Any = None, **_more: object) -> bytes:
         self.asked.append(f"{method} {path}")
@@ -78,12 +82,12 @@ class Api:
         status = {"authenticated": True, "audiences": ["smi-adapter"], "user": user, **self.status}
         return json.dumps({"status": status}).encode()
 
-    @staticmethod
-    def jwks() -> dict[str, Any]:
+    def jwks(self) -> dict[str, Any]:
         numbers = KEY.public_key().public_numbers()
         named = (("n", numbers.n), ("e", numbers.e))
         values = {name: encoded(value.to_bytes(256, "big").lstrip(b"\0")) for name, value in named}
-        return {"keys": [{"kty": "RSA", "kid": "k1", **values}, {"kty": "odd"}]}
+        known = ({"kty": "RSA", "kid": name, **values} for name in self.keys)
+        return {"keys": [*known, {"kty": "odd", "kid": "odd"}, *self.more_keys]}
 
     async def get(self, path: str, **_query: str) -> Any:
         self.asked.append(f"GET {path}")
@@ -238,9 +242,107 @@ async def test_f02_without_the_api_nothing_else_is() -> None:
     assert await world.reason() is Reason.UNAVAILABLE
 
 
-def test_rubbish_costs_no_question() -> None:
-    reviewer = World().reviewer
+def head_of(key: str, algorithm: str = "RS256") -> str:
+    return encoded({"alg": algorithm, "kid": key})
+
+
+async def screened(world: World, text: str) -> Reason | None:
+    """Return why a token does not get as far as the queue; None if it does. No review may be asked for either way."""
+    found = await world.reviewer.screen(text)
+    assert not any("tokenreviews" in asked for asked in world.api.asked)
+    return found.reason if found else None
+
+
+@pytest.mark.parametrize("with_keys", [True, False])
+async def test_rubbish_costs_no_question(with_keys: bool) -> None:
+    world = World()
+    if with_keys:
+        await world.reviewer.keys.refresh(world.api)
+    asked = list(world.api.asked)
     deep = encoded(b"[" * 5000)
     for text in ("", "x", "a.b.c", f"a.{deep}.c", token(aud="kubernetes"), token(exp=time.time() - 3600), "é.é.é"):
-        assert not reviewer.plausible(text), text[:40]
-    assert reviewer.plausible(token())
+        assert await screened(world, text) is Reason.UNAUTHENTICATED, text[:40]
+    assert await screened(world, token()) is None
+    assert world.api.asked == asked
+
+
+async def test_x2_a_forged_token_never_gets_as_far_as_the_queue() -> None:
+    world = World()
+    await world.reviewer.keys.refresh(world.api)
+    head, claims, signature = token().split(".")
+    others = rsa.generate_private_key(65537, 2048).sign(
+        f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256()
+    )
+    forged = {
+        "another key": f"{head}.{claims}.{encoded(others)}",
+        "other claims": f"{head}.{token(sub='x').split('.')[1]}.{signature}",
+        "no signature": f"{head}.{claims}.",
+        "no algorithm": f"{head_of('k1', 'none')}.{claims}.",
+        "another algorithm": f"{head_of('k1', 'HS256')}.{claims}.{signature}",
+        "no header": f"x.{claims}.{signature}",
+    }
+    for name, text in forged.items():
+        assert await screened(world, text) is Reason.UNAUTHENTICATED, name
+    assert await screened(world, token(iss="https://former")) is None, "a review decides which issuers count"
+
+
+async def test_an_unknown_key_is_looked_for_but_not_by_everybody_who_invents_one() -> None:
+    now = 0.0
+    world = World()
+    world.reviewer.keys = SigningKeys(lambda: now)
+    await world.reviewer.keys.refresh(world.api)
+    signed = token(head="k2")
+    asked = len(world.api.asked)
+    for number in range(100):
+        invented = f"{head_of(str(number))}.{signed.split('.', 1)[1]}"
+        assert await screened(world, invented) is Reason.UNAVAILABLE
+    assert len(world.api.asked) == asked, "the keys were read a moment ago"
+    now = AGAIN + 1
+    world.api.keys = ("k1", "k2")
+    assert await screened(world, signed) is None, "the API server signs with a new key"
+    now += AGAIN - 1
+    asked = len(world.api.asked)
+    world.api.down = Unreachable("refused")
+    assert await screened(world, token(head="k3")) is Reason.UNAVAILABLE
+    assert await screened(world, signed) is None, "what was read last stays in force"
+    assert len(world.api.asked) == asked
+
+
+@pytest.mark.parametrize("denied", [ApiError(403, "Forbidden"), ApiError(404, "NotFound")])
+async def test_where_nobody_may_read_the_keys_a_review_decides_alone(denied: ApiError) -> None:
+    world = World()
+    assert await screened(world, token(head="any")) is None, "they were not read yet"
+    world.api.down = denied
+    with pytest.raises(ApiError):
+        await world.reviewer.keys.refresh(world.api)
+    assert await screened(world, token(head="any")) is None
+
+
+@pytest.mark.parametrize(("curve", "algorithm", "digest"), [
+    (ec.SECP256R1(), "ES256", hashes.SHA256()),
+    (ec.SECP384R1(), "ES384", hashes.SHA384()),
+    (ec.SECP521R1(), "ES512", hashes.SHA512()),
+])  # fmt: skip
+async def test_every_form_of_signature_that_kubernetes_uses_is_read(
+    curve: ec.EllipticCurve, algorithm: str, digest: hashes.HashAlgorithm
+) -> None:
+    key = ec.generate_private_key(curve)
+    size = (curve.key_size + 7) // 8
+    numbers = key.public_key().public_numbers()
+    world = World()
+    public = {name: encoded(value.to_bytes(size, "big")) for name, value in (("x", numbers.x), ("y", numbers.y))}
+    kind = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}[algorithm]
+    world.api.more_keys = ({"kty": "EC", "crv": kind, "kid": "e1", **public},)
+    await world.reviewer.keys.refresh(world.api)
+    content = f"{head_of('e1', algorithm)}.{token().split('.')[1]}"
+    r, s = decode_dss_signature(key.sign(content.encode(), ec.ECDSA(digest)))
+    signature = r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    assert await screened(world, f"{content}.{encoded(signature)}") is None
+    for wrong in (signature[:-1], signature[::-1], b"\0" * 2 * size, b""):
+        assert await screened(world, f"{content}.{encoded(wrong)}") is Reason.UNAUTHENTICATED
+
+
+async def test_a_key_of_a_form_that_we_cannot_check_leaves_it_to_the_review() -> None:
+    world = World()
+    await world.reviewer.keys.refresh(world.api)
+    assert await screened(world, token(head="odd")) is None

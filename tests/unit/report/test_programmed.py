@@ -187,3 +187,21 @@ def test_an_object_that_is_gone_is_not_reported_on() -> None:
     told = permissive(split())
     told.apply(gone=[SPLIT])
     assert told.reports() == {}
+
+
+def test_objects_are_counted_by_the_conditions_that_are_true_of_them() -> None:
+    told = permissive(split(), group())
+    told.reports()
+    counts = told.reporter.counts
+    assert counts["TrafficSplit", "Any"] == counts["TrafficSplit", "Accepted"] == 1
+    assert counts["TrafficSplit", "Programmed"] == 0
+    told.acknowledge()
+    told.reports()
+    assert counts["TrafficSplit", "Programmed"] == counts["TrafficSplit", "Any"] == 1
+    told.apply(split(2, backends=[{"service": "v1", "weight": -5}]))
+    told.reports()
+    assert (counts["TrafficSplit", "Accepted"], counts["TrafficSplit", "Any"]) == (0, 1)
+    told.apply(gone=(SPLIT,))
+    told.reports()
+    assert counts["TrafficSplit", "Any"] == 0
+    assert counts["HTTPRouteGroup", "Any"] == 1

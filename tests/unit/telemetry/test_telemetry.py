@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -73,6 +77,37 @@ async def test_metrics_have_the_documented_names_and_no_names_of_pods() -> None:
         assert line in lines, line
     for name in ("config_age_seconds", "permissive_namespaces", "certificate_expiry_seconds", "watch_restarts_total"):
         assert f"smi_adapter_{name}" in text
+
+
+async def test_a_loop_that_is_held_up_shows() -> None:
+    metrics = Metrics(Reading)
+    feeling = asyncio.create_task(metrics.feel_loop())
+    await asyncio.sleep(0)
+    time.sleep(0.4)  # noqa: ASYNC251 - the fault
+    while not metrics.registry.get_sample_value("smi_adapter_loop_blocked_seconds_count"):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    feeling.cancel()
+    assert (metrics.registry.get_sample_value("smi_adapter_loop_blocked_seconds_sum") or 0) >= 0.25
+
+
+def test_every_metric_is_documented_and_nothing_else_is() -> None:
+    reading = Reading(
+        event_ages={"Pod": 1.0}, restarts={("Pod", "list"): 1}, resources={("TrafficSplit", "Any"): 1},
+        findings={"SMI0101": 1}, proxies={"in_sync": 1},
+    )  # fmt: skip
+    metrics = Metrics(lambda: reading)
+    metrics.answered("RDS", 0.1, refused=True)
+    found = {
+        (sample.name if family.type == "counter" else family.name, tuple(sample.labels))
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if not sample.name.endswith(("_created", "_bucket", "_sum", "_count"))
+        or (family.type == "histogram" and sample.name.endswith("_count"))
+    }
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"(?m)^\| `(\w+)(?:\{([\w,]+)\})?` \|", page)
+    documented = {(f"smi_adapter_{name}", tuple(labels.split(",")) if labels else ()) for name, labels in rows}
+    assert found == documented
 
 
 def record(text: str) -> logging.LogRecord:

@@ -18,7 +18,7 @@ import pytest
 
 from smi_adapter.webhooks import certificates
 from smi_adapter.webhooks import server as server_module
-from smi_adapter.webhooks.certificates import Certificates, Lives
+from smi_adapter.webhooks.certificates import Certificates, Lives, expiry
 from smi_adapter.webhooks.keeper import FileKeeper
 from smi_adapter.webhooks.server import Limits, WebhookServer
 
@@ -205,6 +205,13 @@ async def test_a_body_that_never_ends_is_given_up() -> None:
     await one.server.stop(1.0)
 
 
+async def test_f42_a_sweeper_that_fails_is_noticed(running: Running) -> None:
+    watching = asyncio.create_task(running.server.watch())
+    running.server._busy = None  # type: ignore[assignment] # a fault of ours
+    with pytest.raises(AttributeError):
+        await asyncio.wait_for(watching, 30)
+
+
 # ------------------------------------------------------------------------------------------------- certificates
 async def test_nobody_connects_before_there_is_a_certificate() -> None:
     server = WebhookServer()
@@ -271,11 +278,13 @@ async def test_a_mounted_certificate_is_shown_when_both_files_have_changed(runni
     keeper = FileKeeper(tmp_path, running.server)
     keeper.look()
     assert [item.code for item in keeper.problems] == ["SMI0906"]
+    assert keeper.expires() is None
     first, second = made(), made()
     (tmp_path / "tls.crt").write_bytes(first.serving.certificate)
     (tmp_path / "tls.key").write_bytes(first.serving.private_key)
     keeper.look()
     assert keeper.problems == ()
+    assert keeper.expires() == expiry(first.serving.certificate)
     running.held = first
     assert (await running.post())[0] == 200
     (tmp_path / "tls.crt").write_bytes(second.serving.certificate)
