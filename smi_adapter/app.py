@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from smi_adapter import decode, translate
 from smi_adapter.backends import Backend, Change, Rendered, load
@@ -25,6 +25,11 @@ from smi_adapter.snapshot import EMPTY, Mode, Options, Profile, Snapshot
 from smi_adapter.translate import Translation
 
 _log = logging.getLogger(__name__)
+
+_MANY: Final = 50
+_MANY_MATCHES: Final = 8
+"""Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
+nor a group of 256 patterns may stop the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,17 @@ class Compiler:
                     with contextlib.suppress(Exception):
                         self.apply({ref: None})
         return self.current
+
+
+def is_long(batch: Mapping[Ref, decode.RawObject | None]) -> bool:
+    """Tell whether compiling a batch may take longer than an event loop can wait."""
+    return len(batch) > _MANY or any(_matches(raw) > _MANY_MATCHES for ref, raw in batch.items() if ref.group)
+
+
+def _matches(raw: decode.RawObject | None) -> int:
+    spec = raw.get("spec") if raw else None
+    written = [raw.get("matches") if raw else None, spec.get("matches") if isinstance(spec, Mapping) else None]
+    return sum(len(item) for item in written if isinstance(item, list))
 
 
 def compiled(objects: Iterable[decode.RawObject], backend: Backend, options: Options) -> Compiled:

@@ -30,6 +30,7 @@ from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
+from smi_adapter.cluster.ownership import installation
 from smi_adapter.cluster.reporting import Now, Reporting
 from smi_adapter.cluster.residents import Residents
 from smi_adapter.cluster.source import ClusterSource
@@ -53,11 +54,6 @@ _log = logging.getLogger(__name__)
 _OWN_ACCOUNT: Final = "smi-adapter"
 _STALE: Final = 30.0
 """Seconds without word from the API server after which a replica says `degraded` and ends no stream for its age."""
-
-_MANY: Final = 50
-_MANY_MATCHES: Final = 8
-"""Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
-nor a group of 256 patterns may stop the event loop."""
 
 _GOODBYE: Final = 4.0
 _FOR_THE_LEADER: Final = frozenset({"report", "lead"})
@@ -93,17 +89,6 @@ class CoreTaskEndedError(RuntimeError):
     """A task that has to run for ever has ended."""
 
 
-def _is_long(batch: Batch) -> bool:
-    """Tell whether compiling a batch may take longer than the event loop can wait."""
-    return len(batch) > _MANY or any(_matches(raw) > _MANY_MATCHES for ref, raw in batch.items() if ref.group)
-
-
-def _matches(raw: RawObject | None) -> int:
-    spec = raw.get("spec") if raw else None
-    written = [raw.get("matches") if raw else None, spec.get("matches") if isinstance(spec, Mapping) else None]
-    return sum(len(item) for item in written if isinstance(item, list))
-
-
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Where a running controller listens."""
@@ -132,7 +117,10 @@ class Controller:
         holder = f"{me}_{secrets.token_hex(4)}"
         self._lease = Lease(client, client.namespace, settings.lease, holder)
         self._reporting = Reporting(client, settings.backend, me, self._lease.left, namespaces=settings.namespaces)
-        applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
+        owner = installation(client.namespace, settings.lease)
+        applier = Applier(
+            client, self._lease.left, owner, namespaces=settings.namespaces, changed=self._reporting.changed
+        )
         self._applier, self._manifests = applier, ManifestDelivery(applier)
         self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
         self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
@@ -237,7 +225,7 @@ class Controller:
     async def _take(self, batch: Batch) -> None:
         """Compile a batch and publish the result."""
         work = self._compiler.take
-        compiled = await asyncio.to_thread(work, batch) if _is_long(batch) else work(batch)
+        compiled = await asyncio.to_thread(work, batch) if app.is_long(batch) else work(batch)
         self.compiled = compiled
         if compiled is None:
             return

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from smi_adapter.backends import Manifests
-from smi_adapter.cluster.apply import ORIGIN, Applier, Wanted
+from smi_adapter.cluster.apply import Applier, Wanted
+from smi_adapter.cluster.ownership import ORIGIN
 from smi_adapter.decode import RawObject
 from smi_adapter.findings import Finding, Ref
 from smi_adapter.report import SMI_GROUPS, Subject, subject_of
@@ -33,7 +34,8 @@ class ManifestDelivery:
                 self._subjects[ref] = subject_of(ref, raw)
         self._generation += 1
         paused = [ref for ref, subject in self._subjects.items() if subject.paused]
-        self._applier.want(wanted(manifests, self._subjects), self._generation, manifests.kinds, paused)
+        by_name = {str(ref): subject for ref, subject in self._subjects.items()}
+        self._applier.want(wanted(manifests, by_name), self._generation, manifests.kinds, paused, by_name.keys())
         return self._generation
 
     def acknowledged(self) -> int:
@@ -45,9 +47,8 @@ class ManifestDelivery:
         return self._applier.findings()
 
 
-def wanted(manifests: Manifests, subjects: Mapping[Ref, Subject]) -> Iterable[Wanted]:
+def wanted(manifests: Manifests, by_name: Mapping[str, Subject]) -> Iterable[Wanted]:
     """Yield each object with its owners, as far as these lie in its namespace and are known."""
-    by_name = {str(ref): subject for ref, subject in subjects.items()}
     for manifest in manifests.objects:
         metadata: Mapping[str, Any] = manifest["metadata"]
         names = str((metadata.get("annotations") or {}).get(ORIGIN, "")).split(", ")
