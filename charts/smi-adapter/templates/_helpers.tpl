@@ -103,6 +103,13 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* What the Job before a release goes needs, and nobody else. */}}
+{{- define "smi-adapter.uninstallHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: "-5"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}
+
 {{/* What the controller reads and writes wherever it looks: one list for the ClusterRole and for Roles. */}}
 {{- define "smi-adapter.meshRules" -}}
 - apiGroups: [""]
