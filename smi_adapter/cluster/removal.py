@@ -131,7 +131,10 @@ async def take_lease(client: Client, whose: Installation) -> tuple[str, float]:
 async def do(client: Client, step: Step) -> str:
     """Do one step; return what was wrong, or ""."""
     try:
-        await client.request(step.method, step.path, body=step.body, content_type=_MERGE if step.body else "")
+        if step.body is None:
+            await client.request(step.method, step.path)
+        else:
+            await client.request(step.method, step.path, body=step.body, content_type=_MERGE)
     except ApiError as error:
         return "" if error.status == 404 else str(error)
     return ""
