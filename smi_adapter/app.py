@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from smi_adapter import decode, translate
-from smi_adapter.backends import Backend, Change, Rendered, load
+from smi_adapter.backends import Backend, Change, Manifests, Rendered, load
 from smi_adapter.backends.capabilities import Supported, supported
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
+from smi_adapter.mesh import Mesh
 from smi_adapter.settings import Settings
 from smi_adapter.smi.objects import ACCESS_GROUP
 from smi_adapter.snapshot import EMPTY, Mode, Options, Profile, Snapshot
@@ -145,6 +146,12 @@ def options_of(settings: Settings, bundle: bytes = b"") -> Options:
 def backend_of(settings: Settings) -> Backend:
     """Return the selected backend; an unknown name is an error that lists the installed ones."""
     return load(settings.backend)
+
+
+def kinds_left_by(settings: Settings) -> frozenset[tuple[str, str]]:
+    """Return each (apiVersion, kind) that the backends which were selected before may have written."""
+    empty = [load(name).render(Mesh()) for name in settings.former_backends]
+    return frozenset(kind for rendered in empty if isinstance(rendered, Manifests) for kind in rendered.kinds)
 
 
 async def until_stopped() -> None:

@@ -121,7 +121,7 @@ class Controller:
         applier = Applier(
             client, self._lease.left, owner, namespaces=settings.namespaces, changed=self._reporting.changed
         )
-        self._applier, self._manifests = applier, ManifestDelivery(applier)
+        self._applier, self._manifests = applier, ManifestDelivery(applier, app.kinds_left_by(settings))
         self._replicas = replicas.Replicas(holder, secrets.token_bytes(32), self._reporting.changed)
         self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
         self._health = HealthServer(self.health, self.metrics.registry, [web.post(replicas.PATH, self._hear)])
@@ -236,6 +236,8 @@ class Controller:
         }
         if isinstance(compiled.rendered, Manifests):
             generation = self._manifests.publish(compiled.rendered, told)
+        else:
+            self._manifests.retire(told)
         self._reporting.published(told, compiled.snapshot, compiled.translation, generation)
         self._changed_at = time.monotonic()
 

@@ -6,7 +6,7 @@ even while no controller runs. An owner has to be in the same namespace, so othe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from smi_adapter.backends import Manifests
@@ -18,10 +18,14 @@ from smi_adapter.report import SMI_GROUPS, Subject, subject_of
 
 
 class ManifestDelivery:
-    """Publishes manifests as `AdsServer` does configurations: each has a generation, and one asks how far it got."""
+    """Publishes manifests as `AdsServer` does configurations: each has a generation, and one asks how far it got.
 
-    def __init__(self, applier: Applier) -> None:
+    `left`: kinds of which nothing is rendered any more, since another backend is selected now.
+    """
+
+    def __init__(self, applier: Applier, left: Collection[tuple[str, str]] = ()) -> None:
         self._applier = applier
+        self._left = left
         self._generation = 0
         self._subjects: dict[Ref, Subject] = {}
 
@@ -35,8 +39,14 @@ class ManifestDelivery:
         self._generation += 1
         paused = [ref for ref, subject in self._subjects.items() if subject.paused]
         by_name = {str(ref): subject for ref, subject in self._subjects.items()}
-        self._applier.want(wanted(manifests, by_name), self._generation, manifests.kinds, paused, by_name.keys())
+        kinds = (*manifests.kinds, *self._left)
+        self._applier.want(wanted(manifests, by_name), self._generation, kinds, paused, by_name.keys())
         return self._generation
+
+    def retire(self, batch: Mapping[Ref, RawObject | None]) -> None:
+        """Have nothing applied, and what an earlier backend left pruned."""
+        if self._left:
+            self.publish(Manifests(()), batch)
 
     def acknowledged(self) -> int:
         """Return the last generation that is applied."""

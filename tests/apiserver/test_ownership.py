@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from smi_adapter import crds
 from smi_adapter.cluster.ownership import INSTALLATION
 from smi_adapter.decode import ref_of
-from tests.apiserver.test_apply import MERGE, ROUTES, TCP_ROUTES, applying, path_of, split
+from tests.apiserver.test_apply import GROUP, MERGE, ROUTES, TCP_ROUTES, applying, path_of, split
 from tests.apiserver.told_cluster import until
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.mesh import Mesh, controller, settings
 
 BLUE, GREEN = "blue.smi-adapter", "green.smi-adapter"
 
@@ -83,3 +85,20 @@ async def test_what_an_earlier_release_has_written_is_taken_over_or_pruned_by_wh
         assert set(blue.routes()) == {"smi.web.80", "smi.v2.80", "smi.v1.80"}
         assert _owner(blue.routes()) == _owner(blue.routes(), "smi.v2.80") == BLUE
         assert not _owner(blue.routes(), "smi.v1.80")
+
+
+async def test_what_a_former_backend_has_written_goes_when_another_is_selected(
+    plane: ControlPlane, shop: str, tmp_path: Path
+) -> None:
+    mesh = Mesh(plane, shop, tmp_path)
+    mesh.service("web")
+    mesh.split("web", {"web": 1})
+    path = f"/apis/{GROUP}/v1/namespaces/{shop}/httproutes"
+    theirs = {"apiVersion": f"{GROUP}/v1", "kind": "HTTPRoute", "metadata": {"name": "theirs", "namespace": shop}}
+    plane.apply({**theirs, "spec": {}})
+    own = {"namespaces": shop, "lease": shop, "authority_secret": shop}
+    async with controller(plane, settings(plane, backend="gateway_api", **own)):
+        await until(lambda: len(plane.get(path)["items"]) == 2)
+    assert _owner({item["metadata"]["name"]: item for item in plane.get(path)["items"]}) == f"default.{shop}"
+    async with controller(plane, settings(plane, backend="envoy", former_backends="gateway_api", **own)):
+        await until(lambda: [item["metadata"]["name"] for item in plane.get(path)["items"]] == ["theirs"])

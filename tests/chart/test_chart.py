@@ -320,6 +320,7 @@ def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> No
         ((), None),
         (("webhooks.conversion.enabled=true",), {"ClusterRole": [""]}),
         (("settings.backend=gateway_api",), {"ClusterRole": [""], "Role": [NAMESPACE]}),
+        (("settings.formerBackends={gateway_api}",), {"ClusterRole": [""], "Role": [NAMESPACE]}),
         (("settings.backend=gateway_api", "watchNamespaces={shop,bank}"), {"Role": [NAMESPACE, "shop", "bank"]}),
         (("webhooks.conversion.enabled=true", "uninstallHook.enabled=false"), None),
     ],
