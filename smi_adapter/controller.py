@@ -310,6 +310,8 @@ class Controller:
         life = float(self._settings.certificate_seconds)
         self._authority = authority
         self._replicas.key = authority.shared_key("replicas")
+        if self._webhooks:
+            self._webhooks.know(authority.shared_key("webhooks"))
         self._issuer = Issuer(authority, life)
         self._server_issuer = Issuer(authority, life, names)
         options = app.options_of(self._settings, authority.bundle)

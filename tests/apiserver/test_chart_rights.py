@@ -179,9 +179,11 @@ def _webhooks_lead_to(plane: ControlPlane, address: str) -> None:
 
 
 def _bundles(plane: ControlPlane, *, conversion: bool) -> bool:
-    """Tell whether the API server knows the authority of the webhooks everywhere."""
+    """Tell whether the API server knows the authority of the webhooks everywhere, and the path of whole answers."""
     kind = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
     clients = [plane.get(f"{kind}/{HOME}-{RELEASE}")["webhooks"][0]["clientConfig"]]
+    if not clients[0]["service"].get("path", "").startswith("/validate/"):
+        return False
     if conversion:
         found = plane.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]
         clients += [item["spec"]["conversion"]["webhook"]["clientConfig"] for item in found]

@@ -308,6 +308,13 @@ def test_the_bundle_is_left_to_the_controller(variant: tuple[str, list[dict[str,
     assert "caBundle" not in yaml.safe_dump_all(_without_crds(variant[1]))
 
 
+def test_the_path_of_the_webhook_is_left_to_the_controller_where_it_patches() -> None:
+    """Else an upgrade would take the path away on which the API server is told all that there is to tell."""
+    for values, path in ((None, None), (VALUES["cert-manager"], "/validate")):
+        (webhook,) = _one(render(values), "ValidatingWebhookConfiguration")["webhooks"]
+        assert webhook["clientConfig"]["service"].get("path") == path
+
+
 def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> None:
     for item in of_kind(variant[1], "Secret"):
         assert not item.keys() & {"data", "stringData"}
