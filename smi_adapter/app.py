@@ -13,18 +13,24 @@ import logging
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from smi_adapter import decode, translate
-from smi_adapter.backends import Backend, Change, Rendered, load
+from smi_adapter.backends import Backend, Change, Manifests, Rendered, load
 from smi_adapter.backends.capabilities import Supported, supported
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
+from smi_adapter.mesh import Mesh
 from smi_adapter.settings import Settings
 from smi_adapter.smi.objects import ACCESS_GROUP
 from smi_adapter.snapshot import EMPTY, Mode, Options, Profile, Snapshot
 from smi_adapter.translate import Translation
 
 _log = logging.getLogger(__name__)
+
+_MANY: Final = 50
+_MANY_MATCHES: Final = 8
+"""Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
+nor a group of 256 patterns may stop the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,17 @@ class Compiler:
         return self.current
 
 
+def is_long(batch: Mapping[Ref, decode.RawObject | None]) -> bool:
+    """Tell whether compiling a batch may take longer than an event loop can wait."""
+    return len(batch) > _MANY or any(_matches(raw) > _MANY_MATCHES for ref, raw in batch.items() if ref.group)
+
+
+def _matches(raw: decode.RawObject | None) -> int:
+    spec = raw.get("spec") if raw else None
+    written = [raw.get("matches") if raw else None, spec.get("matches") if isinstance(spec, Mapping) else None]
+    return sum(len(item) for item in written if isinstance(item, list))
+
+
 def compiled(objects: Iterable[decode.RawObject], backend: Backend, options: Options) -> Compiled:
     """Compile a set of objects once."""
     return Compiler(backend, options).apply({decode.ref_of(item): item for item in objects})
@@ -129,6 +146,12 @@ def options_of(settings: Settings, bundle: bytes = b"") -> Options:
 def backend_of(settings: Settings) -> Backend:
     """Return the selected backend; an unknown name is an error that lists the installed ones."""
     return load(settings.backend)
+
+
+def kinds_left_by(settings: Settings) -> frozenset[tuple[str, str]]:
+    """Return each (apiVersion, kind) that the backends which were selected before may have written."""
+    empty = [load(name).render(Mesh()) for name in settings.former_backends]
+    return frozenset(kind for rendered in empty if isinstance(rendered, Manifests) for kind in rendered.kinds)
 
 
 async def until_stopped() -> None:

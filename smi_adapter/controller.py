@@ -28,6 +28,7 @@ from smi_adapter.cluster import peers, replicas
 from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
+from smi_adapter.cluster.ownership import installation
 from smi_adapter.cluster.reporting import Now, Reporting
 from smi_adapter.cluster.residents import Residents
 from smi_adapter.cluster.source import ClusterSource
@@ -51,11 +52,6 @@ _log = logging.getLogger(__name__)
 
 _STALE: Final = 30.0
 """Seconds of age from which on what is known of any kind counts as out of date."""
-
-_MANY: Final = 50
-_MANY_MATCHES: Final = 8
-"""Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
-nor a group of 256 patterns may stop the event loop."""
 
 _WAITING: Final = 16
 """Streams of one pod that may wait to be let in."""
@@ -99,17 +95,6 @@ class CoreTaskEndedError(RuntimeError):
     """A task that has to run for ever has ended."""
 
 
-def _is_long(batch: Batch) -> bool:
-    """Tell whether compiling a batch may take longer than the event loop can wait."""
-    return len(batch) > _MANY or any(_matches(raw) > _MANY_MATCHES for ref, raw in batch.items() if ref.group)
-
-
-def _matches(raw: RawObject | None) -> int:
-    spec = raw.get("spec") if raw else None
-    written = [raw.get("matches") if raw else None, spec.get("matches") if isinstance(spec, Mapping) else None]
-    return sum(len(item) for item in written if isinstance(item, list))
-
-
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Where a running controller listens."""
@@ -138,8 +123,11 @@ class Controller:
         holder = f"{me}_{secrets.token_hex(4)}"
         self._lease = Lease(client, client.namespace, settings.lease, holder)
         self._reporting = Reporting(client, settings.backend, me, self._lease.left, namespaces=settings.namespaces)
-        applier = Applier(client, self._lease.left, namespaces=settings.namespaces, changed=self._reporting.changed)
-        self._applier, self._manifests = applier, ManifestDelivery(applier)
+        owner = installation(client.namespace, settings.lease)
+        applier = Applier(
+            client, self._lease.left, owner, namespaces=settings.namespaces, changed=self._reporting.changed
+        )
+        self._applier, self._manifests = applier, ManifestDelivery(applier, app.kinds_left_by(settings))
         key = secrets.token_bytes(32)  # nobody else's until the authority is there
         self._peers = peers.Peers(holder, key, self._is_in_touch)
         self._replicas = replicas.Replicas(holder, key, self._reporting.changed, self._peers.met)
@@ -164,6 +152,8 @@ class Controller:
             self._lease.address = self._peers.address = self._replicas.address = address
             authority = await self._issuing.load()
             self._replicas.key = self._peers.key = authority.shared_key("replicas")
+            if self._webhooks:
+                self._webhooks.know(authority.shared_key("webhooks"))
             options = app.options_of(self._settings, authority.bundle)
             self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
             door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.screen)
@@ -250,7 +240,7 @@ class Controller:
     async def _take(self, batch: Batch) -> None:
         """Compile a batch and publish the result."""
         work = self._compiler.take
-        compiled = await asyncio.to_thread(work, batch) if _is_long(batch) else work(batch)
+        compiled = await asyncio.to_thread(work, batch) if app.is_long(batch) else work(batch)
         self.compiled = compiled
         if compiled is None:
             return
@@ -261,6 +251,8 @@ class Controller:
         }
         if isinstance(compiled.rendered, Manifests):
             generation = self._manifests.publish(compiled.rendered, told)
+        else:
+            self._manifests.retire(told)
         self._reporting.published(told, compiled.snapshot, compiled.translation, generation)
         self._changed_at = time.monotonic()
 

@@ -60,6 +60,9 @@ class Settings(BaseModel):
     xds_service: str = Field("smi-adapter-xds", pattern=NAME, description="the Service in front of that port")
     health_address: Address = Field("0.0.0.0:8080", description="where /healthz, /readyz and /metrics are")
     authority_secret: str = Field("smi-adapter-ca", pattern=NAME, description="the Secret of the mesh's authority")
+    former_backends: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
+        (), description="backends that were selected before, whose generated objects are to go"
+    )
     lease: str = Field("smi-adapter", pattern=NAME, description="the Lease of the replica that writes")
     webhook_address: Literal[""] | Address = Field(
         "", description="where the API server calls webhooks; empty: nowhere"

@@ -19,6 +19,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 PATIENCE = 60.0
 """Seconds that a command waits for all its answers."""
 
+INSTALLATION = ("smi-adapter", "smi-adapter")
+"""Namespace and name of an installation as docs/install.md makes it."""
+
 
 class UnreachableError(click.ClickException):
     """There is no cluster at the other end."""
@@ -67,6 +70,17 @@ def namespace_options(function: _F) -> _F:
     decorators = (
         click.option("-n", "--namespace", help="Namespace to look at; the context's if not given."),
         click.option("-A", "--all-namespaces", is_flag=True, help="Look at all namespaces."),
+    )
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def installation_options(function: _F) -> _F:
+    """Add the two names of an installation: where its controller runs and what it is called."""
+    decorators = (
+        click.option("--controller-namespace", help="Where the controller runs (default: smi-adapter)."),
+        click.option("--release", help="Its full name: that of its Deployment (default: smi-adapter)."),
     )
     for decorator in reversed(decorators):
         function = decorator(function)

@@ -5,8 +5,9 @@ label) and writes the difference, so a crash between any two writes, an edit or 
 are all the same case. Names are deterministic and fields are owned by our manager, so doing it twice does nothing.
 
 We don't fight. What somebody changed is put right at once, and then no more than once a minute: whoever changes it
-again is another owner, and the user is told (SMI0605). An object of that name that we did not make is never touched.
-Nothing is pruned before something was wanted, and nothing of an object that is paused.
+again is another owner, and the user is told (SMI0605). An object of that name that we did not make, or that another
+installation made (`ownership`), is never touched. Nothing is pruned before something was wanted, and nothing of an
+object that is paused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
@@ -22,14 +23,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
+from smi_adapter.cluster.ownership import MANAGED, Live, Object, ObjectList, labels, live, owner_of
 from smi_adapter.cluster.pace import Api, Pace, read
 from smi_adapter.findings import Finding, Ref, finding
 
 _log = logging.getLogger(__name__)
 
 MANAGER: Final = "smi-adapter"
-LABEL: Final = ("app.kubernetes.io/managed-by", "smi-adapter")
-ORIGIN: Final = "smi-adapter.io/origin"
 
 Place: TypeAlias = tuple[str, str, str, str]
 """(apiVersion, kind, namespace, name)"""
@@ -64,16 +64,6 @@ class Timing:
     correct: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """An object that lies there: what changes when somebody edits it, and what does not when its status changes."""
-
-    uid: str
-    resource_version: str
-    shape: tuple[Any, ...]
-    origins: frozenset[str]
-
-
 @dataclass(slots=True)
 class _Memory:
     """What we did to one object: the digest of what was applied and the shape that it had then; our last correction.
@@ -99,6 +89,7 @@ class Applier:
         self,
         api: Api,
         left: Callable[[], float],
+        installation: str,
         *,
         namespaces: tuple[str, ...] = (),
         timing: Timing = Timing(),
@@ -110,6 +101,7 @@ class Applier:
         self.writes = 0
         self._api = api
         self._left = left
+        self._installation = installation
         self._kinds: set[tuple[str, str]] = set()
         self._namespaces = namespaces
         self._timing = timing
@@ -117,6 +109,7 @@ class Applier:
         self._on_change = changed
         self._wanted: Mapping[Place, Wanted] | None = None
         self._paused: frozenset[str] = frozenset()
+        self._seen: Collection[str] = ()
         self._generation = 0
         self._memory: dict[Place, _Memory] = {}
         self._plurals: dict[tuple[str, str], tuple[float, str | None]] = {}
@@ -130,15 +123,17 @@ class Applier:
         generation: int,
         kinds: Iterable[tuple[str, str]] = (),
         paused: Iterable[Ref] = (),
+        seen: Collection[str] = (),
     ) -> None:
         """Say what is to lie there from now on: all of it.
 
         `kinds`: each (apiVersion, kind) that may have been generated ever, so that orphans are found. `paused`: SMI
-        objects whose generated ones are left alone.
+        objects whose generated ones are left alone. `seen`: the names of all SMI objects (see `Live.goes`).
         """
         self._wanted = {item.place: item for item in objects}
         self._kinds.update(kinds, (place[:2] for place in self._wanted))
         self._paused = frozenset(map(str, paused))
+        self._seen = seen
         self._generation = generation
         self._news.set()
 
@@ -169,19 +164,19 @@ class Applier:
 
     async def _round(self, wanted: Mapping[Place, Wanted]) -> None:
         """Compare and write once."""
-        generation, paused = self._generation, self._paused
-        live: dict[Place, _Live] = {}
+        generation, paused, seen = self._generation, self._paused, self._seen
+        lying: dict[Place, Live] = {}
         for api_version, kind in sorted(self._kinds):
-            live.update(await self._list(api_version, kind))
+            lying.update(await self._list(api_version, kind))
         problems: dict[Place, tuple[Finding, ...]] = {}
         complete = True
         for place, item in wanted.items():
-            found = () if item.paused else await self._settle(place, item, live.get(place))
+            found = () if item.paused else await self._settle(place, item, lying.get(place))
             complete = complete and found is not None
             if found:
                 problems[place] = found
-        for place, there in live.items():
-            if place not in wanted and not there.origins & paused:
+        for place, there in lying.items():
+            if place not in wanted and there.goes(self._installation, seen, paused):
                 await self._delete(place, there)
         for place in self._memory.keys() - wanted.keys():
             del self._memory[place]
@@ -194,7 +189,7 @@ class Applier:
         if before != (self.applied, problems):
             self._on_change()
 
-    async def _settle(self, place: Place, item: Wanted, live: _Live | None) -> tuple[Finding, ...] | None:
+    async def _settle(self, place: Place, item: Wanted, there: Live | None) -> tuple[Finding, ...] | None:
         """Have one object as it is wanted; return what is in the way, None if it has to be looked at again."""
         resource = await self._resource(place)
         if resource is None:
@@ -202,7 +197,7 @@ class Applier:
             return self._told(item, "SMI0601", words)
         memory = self._memory.setdefault(place, _Memory())
         digest = _digest(item.manifest)
-        if live is not None and memory.digest == digest and memory.shape == live.shape:
+        if there is not None and memory.digest == digest and memory.shape == there.shape:
             if memory.disputed and not self._too_soon(memory):
                 memory.disputed = ""
             return self._dispute(item, memory)
@@ -212,18 +207,19 @@ class Applier:
         if correction and self._too_soon(memory):
             memory.disputed = memory.disputed or f"{place[1]} {place[2]}/{place[3]} is changed again and again"
             return self._dispute(item, memory)
-        if live is None and not memory.digest and await self._is_foreign(resource, place):
-            memory.disputed = f"there is a {place[1]} {place[2]}/{place[3]} that is not ours; it is left as it is"
-            return self._dispute(item, memory)
-        return await self._write(resource, place, item, (memory, digest, live, correction))
+        if not memory.digest and (there is None or there.owner not in {"", self._installation}):
+            memory.disputed = await self._foreign(resource, place)
+            if memory.disputed:
+                return self._dispute(item, memory)
+        return await self._write(resource, place, item, (memory, digest, there, correction))
 
     async def _write(
-        self, resource: Resource, place: Place, item: Wanted, known: tuple[_Memory, str, _Live | None, bool]
+        self, resource: Resource, place: Place, item: Wanted, known: tuple[_Memory, str, Live | None, bool]
     ) -> tuple[Finding, ...] | None:
-        memory, digest, live, correction = known
+        memory, digest, there, correction = known
         try:
             try:
-                answer = await self._apply(resource, place, item, live, force=False)
+                answer = await self._apply(resource, place, item, there, force=False)
             except ApiError as error:
                 if not _is_conflict_of_owners(error):
                     raise
@@ -231,7 +227,7 @@ class Applier:
                     memory.disputed = f"another writer owns fields of it: {error.message[:300]}"
                     return self._dispute(item, memory)
                 correction = True
-                answer = await self._apply(resource, place, item, live, force=True)
+                answer = await self._apply(resource, place, item, there, force=True)
         except ApiError as error:
             if error.status == 409:
                 return None  # it was changed since we listed it
@@ -240,7 +236,7 @@ class Applier:
             words = f"the API server refused {place[1]} {place[2]}/{place[3]}: {error.message[:300]}"
             memory.refused = (digest, self._now(), words)
             return self._told(item, "SMI0603", words)
-        memory.digest, memory.shape = digest, _live(read(answer, _Object)).shape
+        memory.digest, memory.shape = digest, live(read(answer, Object)).shape
         memory.refused = None
         if correction:
             memory.corrected = self._now()
@@ -262,12 +258,12 @@ class Applier:
 
     # ------------------------------------------------------------------------------------------------------ the API
 
-    async def _apply(self, resource: Resource, place: Place, item: Wanted, live: _Live | None, *, force: bool) -> bytes:
+    async def _apply(self, resource: Resource, place: Place, item: Wanted, there: Live | None, *, force: bool) -> bytes:
         """Apply; with the resourceVersion that we saw, so that a deposed leader's write fails."""
         metadata = dict(item.manifest["metadata"])
-        metadata["labels"] = {**metadata.get("labels", {}), LABEL[0]: LABEL[1]}
-        if live is not None:
-            metadata |= {"uid": live.uid, "resourceVersion": live.resource_version}
+        metadata["labels"] = {**metadata.get("labels", {}), **labels(self._installation)}
+        if there is not None:
+            metadata |= {"uid": there.uid, "resourceVersion": there.resource_version}
         path = resource.path(place[2], place[3])
         answer = await self._request(
             "PATCH",
@@ -280,11 +276,11 @@ class Applier:
         self._after_write(path)
         return answer
 
-    async def _delete(self, place: Place, live: _Live) -> None:
+    async def _delete(self, place: Place, there: Live) -> None:
         resource = await self._resource(place)
         if resource is None:
             return
-        preconditions = {"uid": live.uid, "resourceVersion": live.resource_version}
+        preconditions = {"uid": there.uid, "resourceVersion": there.resource_version}
         path = resource.path(place[2], place[3])
         try:
             await self._request("DELETE", path, body={"preconditions": preconditions})
@@ -298,29 +294,33 @@ class Applier:
         self.writes += 1
         self._after_write(path)
 
-    async def _is_foreign(self, resource: Resource, place: Place) -> bool:
-        """Tell whether there is an object of that name without our label."""
+    async def _foreign(self, resource: Resource, place: Place) -> str:
+        """Say whose object of that name there is, if it is not ours."""
         try:
-            await self._request("GET", resource.path(place[2], place[3]))
+            found = read(await self._request("GET", resource.path(place[2], place[3])), Object).metadata.labels
         except ApiError as error:
             if error.status != 404:
                 raise
-            return False
-        return True
+            return ""
+        owner = owner_of(found)
+        if owner == self._installation or (not owner and (found or {}).get(MANAGED[0]) == MANAGED[1]):
+            return ""
+        whose = f"of the installation {owner}" if owner else "that is not ours"
+        return f"there is a {place[1]} {place[2]}/{place[3]} {whose}; it is left as it is"
 
-    async def _list(self, api_version: str, kind: str) -> dict[Place, _Live]:
+    async def _list(self, api_version: str, kind: str) -> dict[Place, Live]:
         resource = await self._resource((api_version, kind, "", ""))
-        found: dict[Place, _Live] = {}
+        found: dict[Place, Live] = {}
         if resource is None:
             return found
         for namespace in self._namespaces or ("",):
-            query = {"labelSelector": "=".join(LABEL), "limit": str(_PAGE)}
+            query = {"labelSelector": "=".join(MANAGED), "limit": str(_PAGE)}
             while True:
                 answer = await self._request("GET", resource.path(namespace), query=query, accept=_METADATA)
-                page = read(answer, _List)
+                page = read(answer, ObjectList)
                 for item in page.items or ():
                     meta = item.metadata
-                    found[api_version, kind, meta.namespace, meta.name] = _live(item)
+                    found[api_version, kind, meta.namespace, meta.name] = live(item)
                 if not page.metadata.continue_:
                     break
                 query["continue"] = page.metadata.continue_
@@ -351,31 +351,6 @@ class Applier:
         return await self._api.request(method, path, timeout=max(0.1, min(10.0, left)), **more)
 
 
-class _Meta(msgspec.Struct):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resourceVersion: str = ""  # noqa: N815 - Kubernetes' names
-    generation: int = 0
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    ownerReferences: list[dict[str, Any]] | None = None  # noqa: N815
-    deletionTimestamp: str | None = None  # noqa: N815
-
-
-class _Object(msgspec.Struct):
-    metadata: _Meta
-
-
-class _ListMeta(msgspec.Struct):
-    continue_: str = msgspec.field(name="continue", default="")
-
-
-class _List(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[_Object] | None = None
-
-
 class _ApiResource(msgspec.Struct):
     name: str
     kind: str
@@ -388,13 +363,6 @@ class _Resources(msgspec.Struct):
 def _is_conflict_of_owners(error: ApiError) -> bool:
     """Tell a conflict of field managers from one of resource versions, which has the same status and reason."""
     return error.status == 409 and error.message.startswith("Apply failed")
-
-
-def _live(item: _Object) -> _Live:
-    meta = item.metadata
-    shape = (meta.uid, meta.generation, meta.labels, meta.annotations, meta.ownerReferences, meta.deletionTimestamp)
-    origins = (meta.annotations or {}).get(ORIGIN, "")
-    return _Live(meta.uid, meta.resourceVersion, shape, frozenset(filter(None, origins.split(", "))))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from smi_adapter import __version__
 from smi_adapter.cluster import definitions, discovery, listing
 from smi_adapter.cluster.client import ApiError, Client, Resource, Unreachable
+from smi_adapter.cluster.removal import HOLDER
 from smi_adapter.crds.merge import Plan, State
 from smi_adapter.smi import schema
 
@@ -211,6 +212,9 @@ async def _lease(client: Client, namespace: str, name: str) -> Check:
         age = (datetime.now(UTC) - datetime.fromisoformat(str(spec.get("renewTime")))).total_seconds()
     except ValueError:
         age = float("inf")
+    if spec.get("holderIdentity") == HOLDER:
+        words = "`smi-adapter uninstall` has taken the Lease: nobody writes for ten minutes"
+        return Check(category, about, Grade.WARNING, words, "no-leader")
     if not spec.get("holderIdentity") or age > 60.0:
         return Check(category, about, Grade.WARNING, "the Lease has expired: nobody writes status", "no-leader")
     return Check(category, about)

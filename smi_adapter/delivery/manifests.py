@@ -6,21 +6,26 @@ even while no controller runs. An owner has to be in the same namespace, so othe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from smi_adapter.backends import Manifests
-from smi_adapter.cluster.apply import ORIGIN, Applier, Wanted
+from smi_adapter.cluster.apply import Applier, Wanted
+from smi_adapter.cluster.ownership import ORIGIN
 from smi_adapter.decode import RawObject
 from smi_adapter.findings import Finding, Ref
 from smi_adapter.report import SMI_GROUPS, Subject, subject_of
 
 
 class ManifestDelivery:
-    """Publishes manifests as `AdsServer` does configurations: each has a generation, and one asks how far it got."""
+    """Publishes manifests as `AdsServer` does configurations: each has a generation, and one asks how far it got.
 
-    def __init__(self, applier: Applier) -> None:
+    `left`: kinds of which nothing is rendered any more, since another backend is selected now.
+    """
+
+    def __init__(self, applier: Applier, left: Collection[tuple[str, str]] = ()) -> None:
         self._applier = applier
+        self._left = left
         self._generation = 0
         self._subjects: dict[Ref, Subject] = {}
 
@@ -33,8 +38,15 @@ class ManifestDelivery:
                 self._subjects[ref] = subject_of(ref, raw)
         self._generation += 1
         paused = [ref for ref, subject in self._subjects.items() if subject.paused]
-        self._applier.want(wanted(manifests, self._subjects), self._generation, manifests.kinds, paused)
+        by_name = {str(ref): subject for ref, subject in self._subjects.items()}
+        kinds = (*manifests.kinds, *self._left)
+        self._applier.want(wanted(manifests, by_name), self._generation, kinds, paused, by_name.keys())
         return self._generation
+
+    def retire(self, batch: Mapping[Ref, RawObject | None]) -> None:
+        """Have nothing applied, and what an earlier backend left pruned."""
+        if self._left:
+            self.publish(Manifests(()), batch)
 
     def acknowledged(self) -> int:
         """Return the last generation that is applied."""
@@ -45,9 +57,8 @@ class ManifestDelivery:
         return self._applier.findings()
 
 
-def wanted(manifests: Manifests, subjects: Mapping[Ref, Subject]) -> Iterable[Wanted]:
+def wanted(manifests: Manifests, by_name: Mapping[str, Subject]) -> Iterable[Wanted]:
     """Yield each object with its owners, as far as these lie in its namespace and are known."""
-    by_name = {str(ref): subject for ref, subject in subjects.items()}
     for manifest in manifests.objects:
         metadata: Mapping[str, Any] = manifest["metadata"]
         names = str((metadata.get("annotations") or {}).get(ORIGIN, "")).split(", ")

@@ -3,7 +3,8 @@
 Every replica reads the Secret and shows its certificate; only the leader writes. What is in memory counts: a Secret
 that is deleted or overwritten stops nobody, it is reported, and written again only if it was ours (faults.md F37).
 The bundle is patched into the webhook configurations that are named, and there only where a webhook points at our own
-Service; it is looked at every half minute, so whoever removes it (a re-install, GitOps) sees it come back.
+Service; it is looked at every half minute, so whoever removes it (a re-install, GitOps) sees it come back. With it goes
+the path on which the server says all that it knows (`server`).
 
 With cert-manager none of this is needed: `FileKeeper` watches the mounted files instead, and needs no rights at all.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from smi_adapter.cluster.client import ApiError, Client, Resource, Unreachable
 from smi_adapter.findings import Finding, Ref, finding
@@ -69,7 +70,9 @@ class Keeper(Protocol):
 
 
 class Shows(Protocol):
-    """The server: it shows a certificate from the next handshake on."""
+    """The server: it shows a certificate from the next handshake on, and knows the path of its whole answers."""
+
+    path: str
 
     def use(self, certificate: bytes, private_key: bytes) -> None:
         """Show this certificate; ValueError if the two do not fit."""
@@ -284,7 +287,7 @@ class SecretKeeper:
         for resource, names in ((_VALIDATING, self._places.validating), (_CRDS, self._places.conversions)):
             for name in names:
                 try:
-                    wrong = await self._inject_into(resource.path(name=name), bundle)
+                    wrong = await self._inject_into(resource, name, bundle)
                 except ApiError as error:
                     wrong = f"the API server says: {error.status} {error.reason}"
                     reached = reached and error.status == 404
@@ -292,8 +295,9 @@ class SecretKeeper:
                     found.append(finding("SMI0907", Ref(resource.kind, "", name, resource.group), "", wrong))
         return found, reached
 
-    async def _inject_into(self, path: str, bundle: bytes) -> str:
+    async def _inject_into(self, resource: Resource, name: str, bundle: bytes) -> str:
         """Patch one object if need be. Each operation tests that the list is still as it was read."""
+        path = resource.path(name=name)
         clients = list(_clients(await self._client.get(path)))
         ours = [one for one in clients if self._is_ours(one.client)]
         if not ours:
@@ -301,10 +305,13 @@ class SecretKeeper:
         wanted = base64.b64encode(bundle).decode()
         operations: list[dict[str, Any]] = []
         for one in ours:
-            if one.client.get("caBundle") != wanted:
+            changes = {} if one.client.get("caBundle") == wanted else {"caBundle": wanted}
+            if resource is _VALIDATING:
+                changes |= _led_to(one.client, self._server.path)
+            if changes:
+                operations.append({"op": "test", "path": one.guard, "value": one.value})
                 operations += [
-                    {"op": "test", "path": one.guard, "value": one.value},
-                    {"op": "add", "path": f"{one.path}/caBundle", "value": wanted},
+                    {"op": "add", "path": f"{one.path}/{at}", "value": value} for at, value in changes.items()
                 ]
         if operations:
             await self._client.request("PATCH", path, body=operations, content_type=_JSON_PATCH)
@@ -325,6 +332,17 @@ class _Place:
     path: str
     guard: str
     value: str
+
+
+def _led_to(client: Mapping[str, Any], path: str) -> dict[str, str]:
+    """Return what of a clientConfig has to be otherwise for the API server to call that path."""
+    service = client.get("service")
+    if not path:
+        return {}
+    if service:
+        return {} if service.get("path") == path else {"service/path": path}
+    url = urlsplit(str(client.get("url", "")))
+    return {} if url.path == path else {"url": urlunsplit(url._replace(path=path))}
 
 
 def _clients(found: Mapping[str, Any]) -> Iterable[_Place]:

@@ -2,14 +2,18 @@
 
 The API server calls `/validate` and `/convert` as `validate.py` and `convert.py` answer them; judging happens on other
 threads, so that a large list never stops the event loop that serves proxies. At each handshake `sni_callback` puts the
-present certificate in place, so a renewal needs neither a new socket nor the end of a connection. No client certificate
-is asked for: the API server has none by default, and whoever else gets through learns what is wrong with an object that
-he wrote himself. What he could do is to be slow or large; connections, requests, bytes and seconds are therefore few.
+present certificate in place, so a renewal needs neither a new socket nor the end of a connection.
+
+No client certificate is asked for: the API server has none by default. But what the world says of an object tells
+which names there are, so it is told on a path that only the API server knows, from its webhook configuration
+(`path_of`). Whoever else gets through learns what is wrong with an object that he wrote himself, and nothing of others.
+What he could do is to be slow or large; connections, requests, bytes and seconds are therefore few.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
 import ssl
@@ -18,6 +22,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,8 +47,14 @@ class Limits:
 
 
 DEFAULTS: Final = Limits()
+VALIDATE: Final = "/validate"
 _UNUSED: Final = 15.0
 """Seconds within which a connection must have brought a request."""
+
+
+def path_of(key: bytes) -> str:
+    """Return the path that only who has the key can make, or who may read our webhook configuration."""
+    return f"{VALIDATE}/{key.hex()}"
 
 
 class WebhookServer:
@@ -53,6 +64,8 @@ class WebhookServer:
         self, judge: validate.Judge | None = None, *, converts: bool = False, limits: Limits = DEFAULTS
     ) -> None:
         self.judge = judge
+        self.path = ""
+        """The path on which the judge is asked; on `/validate` itself an object is judged by itself alone."""
         self.answered: Counter[str] = Counter()
         """How many reviews ended as `validate allowed`, `validate refused`, `validate late`, `convert`, `malformed`."""
         self._converts = converts
@@ -156,7 +169,9 @@ class WebhookServer:
             self._used[connection] = loop.time()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        routes: dict[str, Callable[[web.BaseRequest], Awaitable[bytes]]] = {"/validate": self._validate}
+        routes: dict[str, Callable[[web.BaseRequest], Awaitable[bytes]]] = {VALIDATE: self._validate}
+        if self.path and hmac.compare_digest(request.path.encode(), self.path.encode()):
+            routes[request.path] = partial(self._validate, judge=self.judge)
         if self._converts:
             routes["/convert"] = self._convert
         answer = routes.get(request.path)
@@ -166,12 +181,12 @@ class WebhookServer:
             raise envelope.MalformedError("a review is sent by POST", 405)
         return web.Response(body=await answer(request), content_type="application/json")
 
-    async def _validate(self, request: web.BaseRequest) -> bytes:
+    async def _validate(self, request: web.BaseRequest, judge: validate.Judge | None = None) -> bytes:
         body = await self._body(request, envelope.MAX_ADMISSION, self._admissions)
         try:
             asked = await asyncio.to_thread(envelope.request_of, body, validate.KIND, envelope.MAX_ADMISSION)
             loop = asyncio.get_running_loop()
-            judging = loop.run_in_executor(self._threads, validate.answered, asked, self.judge)
+            judging = loop.run_in_executor(self._threads, validate.answered, asked, judge)
             try:
                 response = await asyncio.wait_for(judging, self._limits.judging)
                 self.answered["validate allowed" if response["allowed"] else "validate refused"] += 1

@@ -10,7 +10,7 @@ from smi_adapter import crds
 from smi_adapter.cluster.client import Client
 from smi_adapter.findings import Finding
 from smi_adapter.webhooks.keeper import FileKeeper, Keeper, Places, SecretKeeper
-from smi_adapter.webhooks.server import WebhookServer
+from smi_adapter.webhooks.server import WebhookServer, path_of
 from smi_adapter.webhooks.validate import Judge
 
 
@@ -39,6 +39,10 @@ class Webhooks:
             validating = (options.configuration,) if options.configuration else ()
             places = Places(options.secret, options.service, options.names, validating, conversions)
             self._keeper = SecretKeeper(client, places, self.server, leads)
+
+    def know(self, key: bytes) -> None:
+        """Take the key that all replicas share: from it comes the path on which the API server is told everything."""
+        self.server.path = path_of(key)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port; nobody gets through before there is a certificate."""

@@ -147,9 +147,10 @@ async def applying(
     namespace: str,
     timing: Timing = SOON,
     after_write: Callable[[str], None] = lambda _path: None,
+    installation: str = "mesh.smi-adapter",
 ) -> AsyncIterator[Shop]:
     client = await Client.connect(str(plane.kubeconfig))
-    applier = Applier(client, always, namespaces=(namespace,), timing=timing, after_write=after_write)
+    applier = Applier(client, always, installation, namespaces=(namespace,), timing=timing, after_write=after_write)
     task = asyncio.create_task(applier.run())
     try:
         yield Shop(plane, namespace, applier)

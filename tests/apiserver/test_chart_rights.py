@@ -34,6 +34,7 @@ FOR_LATER = {
     ("events.k8s.io", "events", "patch"): "the second Event of a series, some minutes later",
     ("events.k8s.io", "events", "get"): "the second Event of a series, some minutes later",
     ("", "pods", "get"): "a proxy whose pod the cache does not know yet",
+    ("coordination.k8s.io", "leases", "create"): "the chart makes the Lease; for one that somebody has deleted",
     (
         "gateway.networking.k8s.io",
         "httproutes",
@@ -178,9 +179,11 @@ def _webhooks_lead_to(plane: ControlPlane, address: str) -> None:
 
 
 def _bundles(plane: ControlPlane, *, conversion: bool) -> bool:
-    """Tell whether the API server knows the authority of the webhooks everywhere."""
+    """Tell whether the API server knows the authority of the webhooks everywhere, and the path of whole answers."""
     kind = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
     clients = [plane.get(f"{kind}/{HOME}-{RELEASE}")["webhooks"][0]["clientConfig"]]
+    if not clients[0]["service"].get("path", "").startswith("/validate/"):
+        return False
     if conversion:
         found = plane.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]
         clients += [item["spec"]["conversion"]["webhook"]["clientConfig"] for item in found]

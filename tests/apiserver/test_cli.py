@@ -308,8 +308,8 @@ def test_check_looks_at_the_controller_its_lease_and_its_webhook(shop: str, with
     assert "a broken object was accepted" in text
     assert "nothing has been said of" in text
     text = cli("uninstall", "--dry-run").stdout
-    assert "belongs to the installation: Deployment smi-system/smi-adapter" in text
-    assert "belongs to the installation: ValidatingWebhookConfiguration smi-adapter" in text
+    assert "belongs to an installation: Deployment smi-system/smi-adapter" in text
+    assert "belongs to an installation: ValidatingWebhookConfiguration smi-adapter" in text
     with_crds.kubectl("delete", "validatingwebhookconfiguration", "smi-adapter")
 
 
@@ -417,7 +417,7 @@ def test_uninstall_needs_no_more_rights_than_a_hook_has(shop: str, with_crds: Co
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/tcproutes.specs.smi-spec.io"
     client = {"service": {"namespace": "default", "name": "smi-adapter-webhooks", "path": "/convert"}}
     with_crds.request("PATCH", path, {"spec": {"conversion": configuration.conversion(client)}}, MERGE)
-    done = cli("uninstall", "--yes", kubeconfig=with_crds.user("hook"))
+    done = cli("uninstall", "--yes", "--controller-namespace=default", kubeconfig=with_crds.user("hook"))
     assert done.returncode == 0, done.stderr
     assert with_crds.get(path)["spec"]["conversion"]["strategy"] == "None"
 

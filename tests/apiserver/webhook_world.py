@@ -22,7 +22,7 @@ from smi_adapter.snapshot import Options
 from smi_adapter.webhooks import configuration
 from smi_adapter.webhooks.certificates import Lives
 from smi_adapter.webhooks.keeper import Places, SecretKeeper
-from smi_adapter.webhooks.server import Limits, WebhookServer
+from smi_adapter.webhooks.server import Limits, WebhookServer, path_of
 from tests.cluster.control_plane import ControlPlane
 
 CONFIGURATION = "smi-adapter"
@@ -82,6 +82,7 @@ class World:
 
     async def replica(self, *, converts: bool = False, lives: Lives | None = None, leads: bool = True) -> Replica:
         server = WebhookServer(self.judge, converts=converts, limits=PATIENT)
+        server.path = path_of(b"shared by replicas")
         port = await server.start("127.0.0.1", 0)
         names = tuple(crds.name_of(one) for one in crds.definitions()) if converts else ()
         places = Places(SECRET, "smi-adapter-webhooks", ("localhost",), (CONFIGURATION,), names)

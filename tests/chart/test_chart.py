@@ -183,12 +183,14 @@ def test_names_in_settings_are_those_of_objects(variant: tuple[str, list[dict[st
         item["metadata"]["name"] for item in of_kind(manifests, "Secret")
     }
     leases = [
-        rule["resourceNames"]
+        name
         for role in of_kind(manifests, "Role")
         for rule in role["rules"]
-        if "leases" in rule["resources"] and "resourceNames" in rule
+        if "leases" in rule["resources"]
+        for name in rule.get("resourceNames", ())
     ]
-    assert leases == [[environment["SMI_ADAPTER_LEASE"]]]
+    assert {*leases} == {environment["SMI_ADAPTER_LEASE"]}
+    assert _one(manifests, "Lease")["metadata"]["name"] == environment["SMI_ADAPTER_LEASE"]
 
 
 # ------------------------------------------------------------------------------------------------------------ CRDs
@@ -306,6 +308,13 @@ def test_the_bundle_is_left_to_the_controller(variant: tuple[str, list[dict[str,
     assert "caBundle" not in yaml.safe_dump_all(_without_crds(variant[1]))
 
 
+def test_the_path_of_the_webhook_is_left_to_the_controller_where_it_patches() -> None:
+    """Else an upgrade would take the path away on which the API server is told all that there is to tell."""
+    for values, path in ((None, None), (VALUES["cert-manager"], "/validate")):
+        (webhook,) = _one(render(values), "ValidatingWebhookConfiguration")["webhooks"]
+        assert webhook["clientConfig"]["service"].get("path") == path
+
+
 def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> None:
     for item in of_kind(variant[1], "Secret"):
         assert not item.keys() & {"data", "stringData"}
@@ -313,19 +322,25 @@ def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> No
 
 # ------------------------------------------------------------------------------------------------------- uninstall
 @pytest.mark.parametrize(
-    ("values", "job"),
+    ("values", "roles"),
     [
-        ((), False),
-        (("webhooks.conversion.enabled=true",), True),
-        (("settings.backend=gateway_api",), True),
-        (("webhooks.conversion.enabled=true", "uninstallHook.enabled=false"), False),
+        ((), None),
+        (("webhooks.conversion.enabled=true",), {"ClusterRole": [""]}),
+        (("settings.backend=gateway_api",), {"ClusterRole": [""], "Role": [NAMESPACE]}),
+        (("settings.formerBackends={gateway_api}",), {"ClusterRole": [""], "Role": [NAMESPACE]}),
+        (("settings.backend=gateway_api", "watchNamespaces={shop,bank}"), {"Role": [NAMESPACE, "shop", "bank"]}),
+        (("webhooks.conversion.enabled=true", "uninstallHook.enabled=false"), None),
     ],
 )
-def test_a_job_takes_away_what_helm_does_not_knowof_kind(values: tuple[str, ...], job: bool) -> None:
+def test_a_job_takes_away_what_helm_does_not_know(values: tuple[str, ...], roles: dict[str, list[str]] | None) -> None:
+    """With rights no wider than those of the controller: none for the whole cluster where that has none."""
     manifests = render(None, *(argument for value in values for argument in ("--set", value)))
     hooks = [item for item in manifests if is_hook(item) and item["kind"] != "Pod"]
-    kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"] if job else []
-    assert [item["kind"] for item in hooks] == kinds
+    assert len(of_kind(hooks, "Job")) == len(of_kind(hooks, "ServiceAccount")) == (roles is not None)
+    for kind in ("ClusterRole", "Role"):
+        for made in (kind, f"{kind}Binding"):
+            places = [item["metadata"].get("namespace", "") for item in of_kind(hooks, made)]
+            assert places == (roles or {}).get(kind, []), made
     for item in hooks:
         notes = item["metadata"]["annotations"]
         assert notes["helm.sh/hook"] == "pre-delete"

@@ -103,6 +103,13 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* What the Job before a release goes needs, and nobody else. */}}
+{{- define "smi-adapter.uninstallHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: "-5"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}
+
 {{/* What the controller reads and writes wherever it looks: one list for the ClusterRole and for Roles. */}}
 {{- define "smi-adapter.meshRules" -}}
 - apiGroups: [""]
@@ -138,12 +145,17 @@ capabilities:
 {{- include "smi-adapter.backendRules" . }}
 {{- end }}
 
-{{/* The kinds of the selected backend, and no other's. Envoy's configuration goes out by xDS: no right at all. */}}
+{{/* The kinds of the selected backend, and those of a former one to delete them. Envoy's configuration goes out by xDS:
+no right at all. */}}
 {{- define "smi-adapter.backendRules" -}}
 {{- if eq .Values.settings.backend "gateway_api" }}
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes, tcproutes]
   verbs: [create, delete, get, list, patch]
+{{- else if has "gateway_api" .Values.settings.formerBackends }}
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes, tcproutes]
+  verbs: [delete, list]
 {{- end }}
 {{- end }}
 
@@ -152,6 +164,10 @@ capabilities:
 {{- $name := include "smi-adapter.fullname" . -}}
 - name: SMI_ADAPTER_BACKEND
   value: {{ .Values.settings.backend | quote }}
+{{- with .Values.settings.formerBackends }}
+- name: SMI_ADAPTER_FORMER_BACKENDS
+  value: {{ join "," . | quote }}
+{{- end }}
 - name: SMI_ADAPTER_PROFILE
   value: {{ .Values.settings.profile | quote }}
 - name: SMI_ADAPTER_MODE

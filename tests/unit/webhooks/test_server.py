@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from smi_adapter.findings import Finding, Ref, finding
 from smi_adapter.webhooks import certificates
 from smi_adapter.webhooks import server as server_module
 from smi_adapter.webhooks.certificates import Certificates, Lives, expiry
@@ -76,6 +77,28 @@ async def test_a_review_is_answered(running: Running) -> None:
     assert status == 200
     assert answer["response"] == {"uid": "u", "allowed": True}
     assert running.server.answered["validate allowed"] == 1
+
+
+async def test_what_the_world_says_is_told_on_a_path_that_only_the_api_server_knows() -> None:
+    """Security, section 1: who reaches the port does not learn which names there are."""
+    asked = []
+
+    def judge(raw: Any) -> tuple[Finding, ...]:
+        asked.append(raw)
+        return (finding("SMI0102", Ref("TrafficSplit", "shop", "web"), "spec.backends", "There is no Service"),)
+
+    one = await started(WebhookServer(judge))
+    for path, known in ((server_module.path_of(b"key"), b"key"), (server_module.path_of(b"another key"), b"")):
+        one.server.path = path
+        status, answer = await one.post(path="/validate")
+        assert (status, answer["response"]) == (200, {"uid": "u", "allowed": True})
+        assert not asked
+        status, answer = await one.post(path=server_module.path_of(b"key"))
+        assert (status == 200) == bool(known) == bool(asked)
+        if known:
+            assert "SMI0102" in answer["response"]["warnings"][0]
+        asked.clear()
+    await one.server.stop(1.0)
 
 
 async def test_conversion_is_there_only_if_asked_for(running: Running) -> None:
@@ -156,7 +179,8 @@ async def test_a_judge_that_takes_too_long_lets_the_object_through_and_says_so()
         return ()
 
     one = await started(WebhookServer(slow, limits=Limits(judging=0.05)))
-    status, answer = await one.post()
+    one.server.path = server_module.path_of(b"key")
+    status, answer = await one.post(path=one.server.path)
     assert status == 200
     assert answer["response"]["allowed"] is True
     assert "no time" in answer["response"]["warnings"][0]
