@@ -13,6 +13,7 @@ recurse. What stays unreadable is handed on as a stand-in that `decode` turns in
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -247,7 +248,8 @@ class Projection:
         """Keep what decides something; what is left out here is nothing that `decode` reads."""
         metadata: _ItemMeta = item.metadata
         value = _encode(self._lean(item))
-        return Item(metadata.namespace or "", metadata.name, metadata.resource_version, metadata.uid, value)
+        namespace = sys.intern(metadata.namespace or "")
+        return Item(namespace, metadata.name, metadata.resource_version, metadata.uid, value)
 
     def raw(self, value: Kept) -> dict[str, Any]:
         """Return what was kept as a manifest, as `decode` takes it."""
@@ -268,9 +270,9 @@ class Projection:
         value = _encode(fields)
         shown = msgspec.json.decode(value)["metadata"]
         uid = str(shown.get("uid", ""))  # stays: wire reads by it, too
-        named = (str(shown.get(field) or "") for field in ("namespace", "name"))
+        namespace, name = (str(shown.get(field) or "") for field in ("namespace", "name"))
         text = "" if version is None else str(msgspec.json.decode(version))
-        return Item(*named, text, uid, value, bytes(status) if status and status != b"null" else None)
+        return Item(namespace, name, text, uid, value, bytes(status) if status and status != b"null" else None)
 
     def stand_in(self, head: Head, why: str) -> Item:
         """Return what stands for an object that can't be read; `decode` makes a finding of it."""
