@@ -72,7 +72,8 @@ async def without_cluster(client: Client) -> bool:
 
 def _whole(raw: RawObject, item: Item) -> dict[str, Any]:
     metadata = {**raw["metadata"], "uid": item.uid, "resourceVersion": item.version}
-    return {**raw, "metadata": metadata, **({} if item.status is None else {"status": item.status})}
+    status = {} if item.status is None else {"status": msgspec.json.decode(item.status)}
+    return {**raw, "metadata": metadata, **status}
 
 
 async def _listed(client: Client, resource: Resource, namespaces: Sequence[str]) -> tuple[list[Item], str]:

@@ -3,6 +3,7 @@
 A Pod has about 200 fields and 5 kB; we read 15 of them. msgspec decodes these and skips the rest, so that a page of
 500 objects costs about as much as two typed ones. What `decode` does not read is not kept either, which makes
 "did anything that matters change" a comparison of two values. SMI objects stay whole, without `managedFields`.
+What is kept is kept as JSON text: as objects of Python it would take six times the memory, for ever.
 
 Nothing that somebody writes into one object may hide the others of its page. A page that can't be decoded at once is
 decoded object by object; one that is nested too deeply for any decoder is taken apart by a scanner that does not
@@ -12,33 +13,38 @@ recurse. What stays unreadable is handed on as a stand-in that `decode` turns in
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
 from smi_adapter.cluster.client import Resource
 from smi_adapter.decode import forms
-from smi_adapter.decode.forms import PREFIX, SERVICE_NAME, UNREADABLE, ClusterPodForm, MetaForm, RawObject
+from smi_adapter.decode.forms import PREFIX, SERVICE_NAME, UNREADABLE, ClusterPodForm, MetaForm
 
 END_OF_LIST = "k8s.io/initial-events-end"
 """Annotation of the bookmark that completes a streaming list."""
+
+
+_TOO_DEEP: Final = "it is nested too deeply"
+_encode: Final = msgspec.json.encode
 
 
 class NotJSONError(ValueError):
     """An answer that is no JSON document of the expected kind: cut off, or not from an API server."""
 
 
-Kept: TypeAlias = msgspec.Struct | dict[str, Any]
+Kept: TypeAlias = bytes
 """What is kept of an object: equal if nothing that matters changed. `Projection.raw` turns it into a manifest."""
 
 
 class Item(NamedTuple):
     """One object: its name, its resource version and identity, and what is kept of it.
 
-    `value` is what `decode` reads; `status` is kept for those who write it (SMI objects only).
+    `value` is what `decode` reads; `status` is kept for those who write it (SMI objects only), as JSON text too.
     """
 
     namespace: str
@@ -46,7 +52,7 @@ class Item(NamedTuple):
     version: str
     uid: str
     value: Kept
-    status: Any = None
+    status: bytes | None = None
 
 
 class Page(NamedTuple):
@@ -233,7 +239,7 @@ class Projection:
             return self._whole(content)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             deep = isinstance(error, RecursionError)
-            return self.stand_in(_head(content), "it is nested too deeply" if deep else str(error))
+            return self.stand_in(_head(content), _TOO_DEEP if deep else str(error))
 
     def _projected(self, content: bytes | msgspec.Raw) -> Item:
         return self._kept(self._typed.decode(content))
@@ -241,26 +247,32 @@ class Projection:
     def _kept(self, item: Any) -> Item:
         """Keep what decides something; what is left out here is nothing that `decode` reads."""
         metadata: _ItemMeta = item.metadata
-        return Item(metadata.namespace or "", metadata.name, metadata.resource_version, metadata.uid, self._lean(item))
+        value = _encode(self._lean(item))
+        namespace = sys.intern(metadata.namespace or "")
+        return Item(namespace, metadata.name, metadata.resource_version, metadata.uid, value)
 
-    def raw(self, value: Kept) -> RawObject:
+    def raw(self, value: Kept) -> dict[str, Any]:
         """Return what was kept as a manifest, as `decode` takes it."""
-        if isinstance(value, dict):
-            return value
-        manifest: dict[str, Any] = msgspec.to_builtins(value)
+        try:
+            manifest: dict[str, Any] = msgspec.json.decode(value)
+        except RecursionError:  # it was read with fewer calls on the stack than there are now
+            manifest = {"metadata": msgspec.to_builtins(_head(value)), UNREADABLE: _TOO_DEEP}
         manifest["apiVersion"], manifest["kind"] = self._resource.api_version, self._resource.kind
         return manifest
 
     def _whole(self, content: bytes | msgspec.Raw) -> Item:
         fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        metadata = msgspec.json.decode(fields.pop("metadata"), type=dict[str, msgspec.Raw])
+        metadata = msgspec.json.decode(fields["metadata"], type=dict[str, msgspec.Raw])
         metadata.pop("managedFields", None)
-        shown = {key: msgspec.json.decode(text) for key, text in metadata.items()}
-        value = {key: msgspec.json.decode(text) for key, text in fields.items()}
-        version, uid = str(shown.pop("resourceVersion", "")), str(shown.get("uid", ""))  # wire reads by the uid, too
-        status = value.pop("status", None)
-        value |= {"apiVersion": self._resource.api_version, "kind": self._resource.kind, "metadata": shown}
-        return Item(str(shown.get("namespace") or ""), str(shown.get("name") or ""), version, uid, value, status)
+        version = metadata.pop("resourceVersion", None)
+        fields["metadata"] = msgspec.Raw(_encode(metadata))
+        status = fields.pop("status", None)
+        value = _encode(fields)
+        shown = msgspec.json.decode(value)["metadata"]
+        uid = str(shown.get("uid", ""))  # stays: wire reads by it, too
+        namespace, name = (str(shown.get(field) or "") for field in ("namespace", "name"))
+        text = "" if version is None else str(msgspec.json.decode(version))
+        return Item(namespace, name, text, uid, value, bytes(status) if status and status != b"null" else None)
 
     def stand_in(self, head: Head, why: str) -> Item:
         """Return what stands for an object that can't be read; `decode` makes a finding of it."""
@@ -270,7 +282,7 @@ class Projection:
             "metadata": {"name": head.name, "namespace": head.namespace},
             UNREADABLE: why,
         }
-        return Item(head.namespace, head.name, head.resourceVersion, head.uid, value)
+        return Item(head.namespace, head.name, head.resourceVersion, head.uid, _encode(value))
 
 
 def _head(content: bytes | msgspec.Raw) -> Head:

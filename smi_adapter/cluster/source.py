@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import msgspec
+
 from smi_adapter.cluster import discovery
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
 from smi_adapter.cluster.discovery import Kind, Served, Survey
@@ -172,9 +174,9 @@ class ClusterSource:
         for stream in self._of(ref.kind):
             entry = stream.store.get((ref.namespace, ref.name)) if stream.resource.group == ref.group else None
             if entry is not None:
-                raw = dict(stream.projection.raw(entry.value))
+                raw = stream.projection.raw(entry.value)
                 raw["metadata"] = {**raw["metadata"], "uid": entry.uid, "resourceVersion": entry.version}
-                return raw if entry.status is None else {**raw, "status": entry.status}
+                return raw if entry.status is None else {**raw, "status": msgspec.json.decode(entry.status)}
         return None
 
     def findings(self) -> tuple[Finding, ...]:

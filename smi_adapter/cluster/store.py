@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from smi_adapter.cluster.projection import Item, Kept
 from smi_adapter.smi.objects import Key
@@ -25,7 +25,7 @@ class Entry:
     version: str
     uid: str
     value: Kept
-    status: Any = None
+    status: bytes | None = None
 
 
 class Store:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from smi_adapter.decode.forms import (
     APP_ADDRESS,
@@ -55,6 +56,11 @@ from smi_adapter.snapshot import (
 )
 
 __all__ = ["RawObject", "apply", "decode", "ref_of"]
+
+T = TypeVar("T")
+_ALIKE: Final = 4096
+"""How many values that may come again are remembered."""
+_NO_ENTRIES: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
 Decoded: TypeAlias = tuple[Any, tuple[Finding, ...]]
@@ -242,6 +248,22 @@ def _decode_kubernetes(ref: Ref, raw: RawObject, *, cluster: bool) -> Decoded:
             return _pod(ref, raw, cluster=cluster)
 
 
+@lru_cache(maxsize=_ALIKE)
+def _shared(value: T) -> T:
+    """Return an equal value that is there already: thousands of Pods have the same ports and labels."""
+    return value
+
+
+def _shared_map(entries: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the entries, read-only; what is empty, or equal to others, is one object."""
+    return _map_of(tuple(entries.items())) if entries else _NO_ENTRIES
+
+
+@lru_cache(maxsize=_ALIKE)
+def _map_of(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return MappingProxyType(dict(items))
+
+
 def _meta(form: MetaForm, ref: Ref, *, labels: bool = True) -> Meta:
     annotations = {key: value for key, value in (form.annotations or {}).items() if key.startswith(PREFIX)}
     for known in (APP_ADDRESS, DIAL):  # they become fields of the Pod
@@ -251,8 +273,8 @@ def _meta(form: MetaForm, ref: Ref, *, labels: bool = True) -> Meta:
         ref.name,
         form.creation_timestamp or "",
         form.generation or 0,
-        MappingProxyType((labels and form.labels) or {}),
-        MappingProxyType(annotations),
+        _shared_map(form.labels if labels else None),
+        _shared_map(annotations),
     )
 
 
@@ -261,7 +283,7 @@ def _namespace(ref: Ref, raw: RawObject) -> Decoded:
     if isinstance(form, Finding):
         return _enforcing(ref), (form,)
     labels, annotations = form.metadata.labels or {}, form.metadata.annotations or {}
-    return Namespace(ref.name, MappingProxyType(labels), MappingProxyType(annotations)), ()
+    return Namespace(ref.name, _shared_map(labels), _shared_map(annotations)), ()
 
 
 def _enforcing(ref: Ref) -> Namespace:
@@ -291,8 +313,8 @@ def _service(ref: Ref, raw: RawObject) -> Decoded:
     addresses = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
     service = Service(
         _meta(form.metadata, ref),
-        tuple(ports.values()),
-        MappingProxyType(spec.selector or {}),
+        _shared(tuple(ports.values())),
+        _shared_map(spec.selector),
         tuple(address for address in addresses if address != "None"),
         spec.type or "ClusterIP",
     )
@@ -315,8 +337,8 @@ def _slice(ref: Ref, raw: RawObject, *, cluster: bool) -> Decoded:
         ours = target is not None and target.kind == "Pod" and target.namespace in {None, "", ref.namespace}
         pod = target.name or "" if ours and target is not None else ""
         endpoints.append(SliceEndpoint(endpoint.addresses[0], ready is not False, pod))
-    ports = tuple(
-        SlicePort(port.name or "", port.port, port.protocol or "TCP") for port in form.ports or () if port.port
+    ports = _shared(
+        tuple(SlicePort(port.name or "", port.port, port.protocol or "TCP") for port in form.ports or () if port.port)
     )
     service = (form.metadata.labels or {}).get(SERVICE_NAME, "")
     return EndpointSlice(_meta(form.metadata, ref, labels=False), service, ports, tuple(endpoints)), tuple(problems)
@@ -352,14 +374,16 @@ def _pod(ref: Ref, raw: RawObject, *, cluster: bool) -> Decoded:
         form.spec.service_account_name or form.spec.service_account or "default",
         (form.status.pod_ip if form.status else None) or "",
         is_ready(form),
-        tuple(
-            ContainerPort(port.container_port, port.name or "", port.protocol or "TCP")
-            for container in form.spec.containers or ()
-            for port in container.ports or ()
+        _shared(
+            tuple(
+                ContainerPort(port.container_port, port.name or "", port.protocol or "TCP")
+                for container in form.spec.containers or ()
+                for port in container.ports or ()
+            )
         ),
         annotations.get(INJECT, "").lower() not in {"false", "disabled", "no"},
         "" if cluster else annotations.get(APP_ADDRESS, ""),
-        MappingProxyType(dial),
+        MappingProxyType(dial) if dial else _NO_ENTRIES,
     )
     return pod, ()
 

@@ -62,7 +62,7 @@ TransportProtocol: TypeAlias = Annotated[str, msgspec.Meta(pattern="^(TCP|UDP|SC
 T = TypeVar("T")
 
 
-class Form(msgspec.Struct, frozen=True, rename="camel", gc=False):
+class Form(msgspec.Struct, frozen=True, rename="camel", gc=False, omit_defaults=True):
     """The base of every form: camelCase outside, frozen inside."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -153,13 +154,15 @@ def _empty() -> Mapping[Any, Any]:
 class State:
     """What all steps made: parts and findings by step and key, and who looked at what, in both directions.
 
+    Who looked at what are sets, kept as tuples: most have one or two members, and a frozenset of these is four times
+    as big.
     `failed` are the parts whose step raised; they are tried again each time.
     """
 
     parts: Mapping[str, Mapping[Any, Any]] = field(default_factory=_empty)
     findings: Mapping[str, Mapping[Any, tuple[Finding, ...]]] = field(default_factory=_empty)
-    reads: Mapping[str, Mapping[Any, frozenset[Token]]] = field(default_factory=_empty)
-    readers: Mapping[str, Mapping[Any, frozenset[Node]]] = field(default_factory=_empty)
+    reads: Mapping[str, Mapping[Any, tuple[Token, ...]]] = field(default_factory=_empty)
+    readers: Mapping[str, Mapping[Any, tuple[Node, ...]]] = field(default_factory=_empty)
     failed: frozenset[Node] = frozenset()
 
 
@@ -176,6 +179,7 @@ class Run:
         self._gained: defaultdict[Token, set[Node]] = defaultdict(set)
         self._lost: defaultdict[Token, set[Node]] = defaultdict(set)
         self._failed: set[Node] = set()
+        self._same: dict[Token, Token] = {}  # one object for all parts that look at the same
 
     def walk(self, view: Any, universes: Mapping[str, Container[Any]], dirty: Iterable[Token]) -> dict[str, set[Any]]:
         """Bring every part up to date; return the keys whose part changed, by step.
@@ -214,7 +218,7 @@ class Run:
             self._failed.add((step.name, key))
             what = f"{step.name}: {type(error).__name__}: {error}"
             findings = (finding("SMI0606", step.subject(key), "", what[:300]),)
-        self._note(step.name, key, known or frozenset(), frozenset(view.reads))
+        self._note(step.name, key, frozenset(known or ()), view.reads)
         if findings:
             self._findings[step.name].put(key, findings)
         else:
@@ -228,15 +232,15 @@ class Run:
         known = self._reads[step.name].get(key)
         if known is None:
             return False
-        self._note(step.name, key, known, frozenset())
+        self._note(step.name, key, frozenset(known), frozenset())
         self._reads[step.name].drop(key)
         self._findings[step.name].drop(key)
         self.parts[step.name].drop(key)
         return True
 
-    def _note(self, step: str, key: Any, before: frozenset[Token], after: frozenset[Token]) -> None:
+    def _note(self, step: str, key: Any, before: AbstractSet[Token], after: AbstractSet[Token]) -> None:
         if self._reads[step].get(key) is None or before != after:
-            self._reads[step].put(key, after)
+            self._reads[step].put(key, tuple(self._same.setdefault(token, token) for token in after))
         reader = (step, key)
         for token in after - before:
             self._gained[token].add(reader)
@@ -255,22 +259,23 @@ class Run:
 
 
 def regrouped(
-    tables: Mapping[str, Mapping[Any, frozenset[Any]]],
+    tables: Mapping[str, Mapping[Any, tuple[Any, ...]]],
     gained: Mapping[Token, set[Any]],
     lost: Mapping[Token, set[Any]],
-) -> Mapping[str, Mapping[Any, frozenset[Any]]]:
+) -> Mapping[str, Mapping[Any, tuple[Any, ...]]]:
     """Return the tables of sets with some members added and removed; tables that don't change are shared."""
     if not gained and not lost:
         return tables
-    drafts: dict[str, Draft[Any, frozenset[Any]]] = {}
-    equal: dict[frozenset[Any], frozenset[Any]] = {}  # pods of one owner are read by the same: one set for all
+    drafts: dict[str, Draft[Any, tuple[Any, ...]]] = {}
+    equal: dict[AbstractSet[Any], tuple[Any, ...]] = {}  # pods of one owner are read by the same: one set for all
     for table, key in gained.keys() | lost.keys():
         draft = drafts.get(table)
         if draft is None:
             draft = drafts[table] = Draft(tables.get(table, _empty()))
-        members = (draft.get(key) or frozenset()) - lost.get((table, key), set()) | gained.get((table, key), set())
+        before = frozenset(draft.get(key) or ())
+        members = before - lost.get((table, key), set()) | gained.get((table, key), set())
         if members:
-            draft.put(key, equal.setdefault(members, members))
+            draft.put(key, equal.setdefault(members, tuple(members)))
         else:
             draft.drop(key)
     merged = {**tables, **{table: draft.frozen() for table, draft in drafts.items()}}

@@ -66,6 +66,7 @@ def spiffe_account(text: str) -> Key | None:
             return None
 
 
+@lru_cache(maxsize=4096)
 def spiffe_id(trust_domain: str, account: Key) -> str:
     """Return the identity of a ServiceAccount (T12)."""
     return f"spiffe://{trust_domain}/ns/{account[0]}/sa/{account[1]}"

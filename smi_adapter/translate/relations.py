@@ -17,7 +17,7 @@ from smi_adapter.snapshot import EndpointSlice, Pod, Service, Snapshot
 from smi_adapter.translate.incremental import Token, regrouped
 from smi_adapter.translate.names import candidate_root, spiffe_account
 
-Relations: TypeAlias = Mapping[str, Mapping[Any, frozenset[Key]]]
+Relations: TypeAlias = Mapping[str, Mapping[Any, tuple[Key, ...]]]
 
 TABLES: Mapping[str, str] = {
     "Namespace": "namespaces",

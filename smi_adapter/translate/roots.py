@@ -89,7 +89,7 @@ def _relations(view: View, split: TrafficSplit, root: Key | None, backend: Key, 
     if backend == root:
         words = f"Its share goes to the own endpoints of Service {backend[1]}"
         return [finding("SMI0107", split.ref, f"{field}.service", words)]
-    others = sorted((view.splits_of_root.get(backend) or frozenset()) - {split.meta.key})
+    others = sorted(set(view.splits_of_root.get(backend) or ()) - {split.meta.key})
     if not others:
         return []
     words = f"Service {backend[1]} is the root of TrafficSplit {others[0][1]}, which is not followed from here"

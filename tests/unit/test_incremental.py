@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +27,18 @@ def same(incremental: Translation, full: Translation) -> None:
     assert incremental.findings == full.findings
     assert list(incremental.mesh.services) == list(full.mesh.services)
     assert list(incremental.mesh.workloads) == list(full.mesh.workloads)
-    assert incremental._state == full._state
-    assert incremental._relations == full._relations
+    one, other = incremental._state, full._state
+    assert (one.parts, one.findings, one.failed) == (other.parts, other.findings, other.failed)
+    assert members(one.reads) == members(other.reads)
+    assert members(one.readers) == members(other.readers)
+    assert members(incremental._relations) == members(full._relations)
+
+
+def members(tables: Mapping[str, Mapping[Any, tuple[Any, ...]]]) -> dict[tuple[str, Any], frozenset[Any]]:
+    """Return sets that are kept as tuples as what they mean; nothing may be in one twice."""
+    flat = {(table, key): found for table, entries in tables.items() for key, found in entries.items()}
+    assert all(len(set(found)) == len(found) for found in flat.values())
+    return {place: frozenset(found) for place, found in flat.items()}
 
 
 def differing(before: Mesh, after: Mesh) -> tuple[set[Any], set[Any]]:

@@ -97,7 +97,8 @@ def test_the_status_of_an_smi_object_is_kept_apart() -> None:
     with_status = {**GROUP, "status": {"conditions": []}}
     [item] = read.page(page(with_status)).items
     assert "status" not in read.raw(item.value)
-    assert item.status == {"conditions": []}
+    assert item.status is not None
+    assert json.loads(item.status) == {"conditions": []}
     assert (item.uid, item.version) == ("u-1", "7")
 
 
@@ -170,3 +171,11 @@ def test_brackets_in_strings_are_no_nesting() -> None:
     odd = json.dumps({"metadata": {**META, "name": 'q"]}[{\\'}, "spec": {}}).encode()
     deep = b'{"metadata":{"name":"deep"},"spec":' + nested(20_000) + b"}"
     assert [item.name for item in Projection(GROUPS).page(raw_page(odd, deep)).items] == ['q"]}[{\\', "deep"]
+
+
+def test_what_was_kept_and_is_too_deep_for_a_later_reader_is_told_and_raises_nothing() -> None:
+    deep = '{"metadata": {"name": "web", "namespace": "shop"}, "spec": ' + '{"a": ' * 5000 + "1" + "}" * 5001
+    raw = Projection(GROUPS).raw(deep.encode())
+    assert (raw["kind"], raw["metadata"]["name"]) == ("HTTPRouteGroup", "web")
+    [[problem]] = decode.apply(EMPTY, {ref_of(raw): raw})[0].problems.values()
+    assert "nested too deeply" in problem.message
