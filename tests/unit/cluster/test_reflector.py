@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from smi_adapter.cluster.client import ApiError, LineTooLong, Unreachable
-from smi_adapter.cluster.reach import PAUSE, Backoff, Reach
+from smi_adapter.cluster.reach import PAUSE, PROBE_LONGEST, Backoff, Reach
 from smi_adapter.cluster.reflector import BIG_PAGE, Reflector
 from tests.unit.cluster.fake_api import SERVICES, FakeApi
 
@@ -132,6 +132,43 @@ async def test_an_api_that_is_down_is_asked_by_one_probe() -> None:
         assert not run.reach.up
         server.down = False
         await until(run.reflector.synced.is_set)
+
+
+async def test_outages_of_the_api_are_no_failures_of_a_kind() -> None:
+    server = api()
+    async with following(server) as run:
+        for _ in range(20):
+            await until(lambda: server.streams)
+            server.requests.clear()
+            server.down = True
+            server.finish_streams("reset")
+            await until(lambda: server.requests)  # the probe's
+            server.down = False
+            await until(lambda: server.streams)
+        assert max(run.sleeps) <= PROBE_LONGEST
+
+
+async def test_a_stream_that_breaks_goes_on_where_it_was() -> None:
+    server = api()
+    async with following(server) as run:
+        await until(lambda: server.streams)
+        server.finish_streams("reset")
+        await until(lambda: len(server.watches) == 3)  # the refused streaming list is the first
+        assert server.watches[-1]["resourceVersion"] == server.watches[-2]["resourceVersion"]
+        assert run.reflector.lists == 1
+
+
+@pytest.mark.parametrize(("how", "times"), [("eof", 1), ("reset", 2)])
+async def test_a_server_that_ends_streams_without_a_word_is_asked_for_a_list(how: str, times: int) -> None:
+    """Not to be able to go on is what it may mean by that (kubernetes/kubernetes#104171)."""
+    server = api()
+    async with following(server) as run:
+        for _ in range(times):
+            assert run.reflector.lists <= 1
+            await until(lambda: server.streams)
+            server.finish_streams(how)
+            await until(lambda: not server.streams)
+        await until(lambda: run.reflector.lists == 2)
 
 
 async def test_a_kind_that_is_not_there_ends_the_stream() -> None:
