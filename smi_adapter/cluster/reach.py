@@ -69,6 +69,7 @@ class Reach:
         self._open = asyncio.Event()
         self._open.set()
         self._probe: asyncio.Task[None] | None = None
+        self._was_down = False
         self.probes = 0
 
     @property
@@ -88,14 +89,14 @@ class Reach:
             await self._sleep(random.uniform(0, 0.2))  # noqa: S311 - no secret
 
     async def lost(self) -> bool:
-        """Take note of an attempt that reached nobody, and return when the API answers; True: it was really down."""
-        probes = self.probes
+        """Take note of a lost connection, and return when the API answers; True: it was really down."""
         if self._open.is_set():
             self._open.clear()
+            self._was_down = False
             self._probe = asyncio.create_task(self._knock())
             self._probe.add_done_callback(lambda _probe: self._open.set())
         await self.wait()
-        return self.probes > probes + 1
+        return self._was_down
 
     async def close(self) -> None:
         """End the probe."""
@@ -121,4 +122,5 @@ class Reach:
                 )
             else:
                 break
+            self._was_down = True
             await self._sleep(backoff.failed())

@@ -101,6 +101,7 @@ class Reflector:
         self._stream_next = True
         self._streaming = False
         self._limit = PAGE
+        self._mute = 0
 
     def age(self) -> float:
         """Return for how many seconds the store may have been behind the server: 0 while a stream is open."""
@@ -124,7 +125,9 @@ class Reflector:
                 wait = self._backoff.failed(error.retry_after)
             except Unreachable as error:
                 self.trouble = error
-                if error.streaming or not await self._reach.lost():
+                if await self._reach.lost():
+                    self._backoff.succeeded()  # an outage is no failure of this kind, however often it comes
+                else:
                     wait = self._again() if error.streaming else self._backoff.failed()
             except (GoneError, NotJSONError) as error:
                 self.trouble, self._version = error, ""
@@ -159,6 +162,9 @@ class Reflector:
             raise GoneError(f"the streaming list said nothing for {HALT:.0f} s") from error
         except LineTooLong as error:
             raise GoneError(str(error)) from error
+        except Unreachable:
+            stream.broken = True
+            raise
         except ApiError as error:
             if stream.listing is not None and error.status in _REFUSED:
                 self._may_stream = False
@@ -204,14 +210,17 @@ class Reflector:
     def _ended(self, stream: _Stream) -> None:
         """Decide how to go on: by pages if a streaming list failed; by a list if the stream said nothing at all.
 
-        A server that can't resume may say so by a bare end of the stream (kubernetes/kubernetes#104171).
+        A server that can't resume may say so by a bare end of the stream (kubernetes/kubernetes#104171). One that
+        breaks is no such answer, unless it does so again: a server that was killed and is back says itself whether it
+        can resume. A list that comes before its cache has begun may be too old for a watch, and made a second time.
         """
         self._stream_next = stream.listing is None
         if stream.listing is None and stream.opened is not None:
             if self._clock() - stream.opened > _LASTED:
                 self._backoff.succeeded()
-            if not stream.lines:
-                self._version = ""
+            self._mute = 0 if stream.lines else self._mute + 1
+            if self._mute > stream.broken:
+                self._version, self._mute = "", 0
 
     def _query(self) -> dict[str, str]:
         seconds = random.randint(300, 600)  # noqa: S311 - so that not all streams end in one moment
@@ -316,6 +325,7 @@ class _Stream:
     listing: dict[Key, Item] | None
     lines: int = 0
     opened: float | None = None
+    broken: bool = False
 
 
 def _number(version: str) -> int | None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from smi_adapter.cluster.client import ApiError, LineTooLong, Unreachable
-from smi_adapter.cluster.reach import PAUSE, Backoff, Reach
+from smi_adapter.cluster.reach import PAUSE, PROBE_LONGEST, Backoff, Reach
 from smi_adapter.cluster.reflector import BIG_PAGE, Reflector
 from smi_adapter.cluster.source import ClusterSource
 from tests.unit.cluster.fake_api import SERVICES, FakeApi
@@ -149,6 +149,43 @@ async def test_f42_a_mistake_in_the_probe_ends_whoever_waits_for_it(monkeypatch:
         other = asyncio.create_task(run.reach.wait())
         await asyncio.wait([other], timeout=10)
         assert other.done(), "nobody waits for a probe that is dead"
+
+
+async def test_outages_of_the_api_are_no_failures_of_a_kind() -> None:
+    server = api()
+    async with following(server) as run:
+        for _ in range(20):
+            await until(lambda: server.streams)
+            server.requests.clear()
+            server.down = True
+            server.finish_streams("reset")
+            await until(lambda: server.requests)  # the probe's
+            server.down = False
+            await until(lambda: server.streams)
+        assert max(run.sleeps) <= PROBE_LONGEST
+
+
+async def test_a_stream_that_breaks_goes_on_where_it_was() -> None:
+    server = api()
+    async with following(server) as run:
+        await until(lambda: server.streams)
+        server.finish_streams("reset")
+        await until(lambda: len(server.watches) == 3)  # the refused streaming list is the first
+        assert server.watches[-1]["resourceVersion"] == server.watches[-2]["resourceVersion"]
+        assert run.reflector.lists == 1
+
+
+@pytest.mark.parametrize(("how", "times"), [("eof", 1), ("reset", 2)])
+async def test_a_server_that_ends_streams_without_a_word_is_asked_for_a_list(how: str, times: int) -> None:
+    """Not to be able to go on is what it may mean by that (kubernetes/kubernetes#104171)."""
+    server = api()
+    async with following(server) as run:
+        for _ in range(times):
+            assert run.reflector.lists <= 1
+            await until(lambda: server.streams)
+            server.finish_streams(how)
+            await until(lambda: not server.streams)
+        await until(lambda: run.reflector.lists == 2)
 
 
 async def test_a_kind_that_is_not_there_ends_the_stream() -> None:
