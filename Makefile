@@ -11,7 +11,7 @@ ARGS ?=
 WORKERS ?= 2
 
 # What `make test` leaves out unless ARGS name it.
-SLOWER := --ignore=tests/conformance --ignore=tests/mutants
+SLOWER := --ignore=tests/conformance --ignore=tests/mutants --ignore=tests/pods
 
 BIN := .venv/bin
 # The stamp's name is made from what was installed, so the second run has nothing to do whatever git did to the
@@ -19,7 +19,7 @@ BIN := .venv/bin
 STAMP := .venv/installed-$(shell cat requirements/dev.lock pyproject.toml tools/make-venv | cksum | tr -s ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-apiserver test-mutants tools lint format conformance bench lock clean
+.PHONY: help demo test test-apiserver test-pods test-mutants tools lint format conformance bench lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ demo: $(STAMP) ## the bookstore on real Envoys, without a cluster (ARGS=--check:
 
 test: $(STAMP) ## the test suite, real Envoys included (ARGS: passed to pytest)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(or $(ARGS),$(SLOWER))
-	@$(if $(ARGS),,echo "left out, as they take longer: tests/conformance, tests/mutants (make test ARGS=tests/mutants)")
+	@$(if $(ARGS),,echo "left out, as they take longer: tests/conformance, tests/mutants, tests/pods (make test-mutants, make test-pods)")
 
 tools: $(STAMP) ## build etcd, kube-apiserver and kubectl for tests, once, with Go (ARGS=helm4, ARGS=--list)
 	@$(BIN)/python -m tests.tools $(ARGS)
@@ -40,6 +40,11 @@ tools: $(STAMP) ## build etcd, kube-apiserver and kubectl for tests, once, with 
 test-apiserver: $(STAMP) ## the tests against a real Kubernetes API server; builds the tools first (ARGS: passed to pytest)
 	@$(BIN)/python -m tests.tools kubernetes
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(or $(ARGS),tests/apiserver)
+
+test-pods: $(STAMP) ## the chart, its image and proxies in a cluster with pods, as root; builds all of it first (ARGS: to pytest)
+	@$(BIN)/python -m tests.tools kubernetes node pods
+	@$(BIN)/python -m tests.cluster.images
+	@$(BIN)/python -m pytest $(or $(ARGS),tests/pods)
 
 lint: $(STAMP) ## ruff, mypy --strict, direction of imports
 	@$(BIN)/ruff check .

@@ -37,7 +37,8 @@ def bootstrap(
 
     Mount it at /etc/smi-adapter, and a projected ServiceAccount token of the audience `smi-adapter` with the path
     `token` at /var/run/secrets/smi-adapter, both in the proxy's container alone. Start Envoy with `-c
-    /etc/smi-adapter/envoy.json --service-node NAMESPACE/POD --service-cluster NAMESPACE`.
+    /etc/smi-adapter/envoy.json --service-node NAMESPACE/POD --service-cluster NAMESPACE --drain-time-s 5`: so many
+    seconds after a right is taken away its TCP connections are closed. docs/sidecar.md has a whole pod.
     """
     path = f"/api/v1/namespaces/{controller_namespace}/secrets/{release}-ca"
 

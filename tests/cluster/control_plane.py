@@ -2,7 +2,7 @@
 
 Each has a loopback address of its own (all of 127/8 is local on Linux), so any number run side by side on the usual
 ports without a race for free ones, and its data and certificates in one folder that goes away with it. Every process
-dies with the test process. There is no kubelet: pods are objects whose status a test writes.
+dies with the test process. There is no kubelet: pods are objects whose status a test writes (`node` has one).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import yaml
 from tests.cluster.addresses import Addresses
 from tests.cluster.pki import Authority, new_key, private_pem, public_pem
 from tests.cluster.program import Program, ProgramError
+from tests.cluster.sandbox import SERVICE_RANGE
 from tests.tools import binary
 
 PORT: Final = 6443
 ETCD_PORT: Final = 2379
 ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
-SERVICE_RANGE: Final = "10.96.0.0/16"
 ADMINS: Final = ("system:masters",)
 SERVER_SIDE: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
@@ -66,18 +66,29 @@ class ControlPlane:
     """
 
     def __init__(
-        self, folder: Path, *, controller_manager: bool = False, arguments: Sequence[str] = (), host: str = ""
+        self,
+        folder: Path,
+        *,
+        controller_manager: bool = False,
+        arguments: Sequence[str] = (),
+        host: str = "",
+        inside: Sequence[str] = (),
+        nodes: bool = False,
     ) -> None:
+        """`inside`: what a command begins with to run elsewhere, at an address that is reached from here."""
         self.folder = folder
+        self._nodes = nodes
         self.host = host or own_loopback()
         self.url = f"https://{self.host}:{PORT}"
         self._authority = Authority("kubernetes-ca")
         self.ca = folder / "ca.crt"
-        self.etcd = Program("etcd", self._etcd_command(), folder)
-        self.api = Program("kube-apiserver", [*self._api_command(), *arguments], folder)
+        self.etcd = Program("etcd", [*inside, *self._etcd_command()], folder)
+        self.api = Program("kube-apiserver", [*inside, *self._api_command(), *arguments], folder)
         self.kubeconfig = self.user("admin", ADMINS)
         self.controllers = (
-            Program("kube-controller-manager", self._controllers_command(), folder) if controller_manager else None
+            Program("kube-controller-manager", [*inside, *self._controllers_command()], folder)
+            if controller_manager
+            else None
         )
         self._connection: http.client.HTTPSConnection | None = None
         self._trust = self.tls("admin", ADMINS)
@@ -175,6 +186,10 @@ class ControlPlane:
         return str(answer["status"]["token"])
 
     # --------------------------------------------------------------------------------------------------- requests
+    def server_certificate(self, name: str, *names: str) -> tuple[Path, Path]:
+        """Return certificate and key, by the cluster's authority, of a server of these names and addresses."""
+        return self._authority.server(*names).write(self.folder, name)
+
     def kubectl(
         self, *arguments: str, stdin: str | None = None, kubeconfig: Path | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
@@ -368,8 +383,8 @@ class ControlPlane:
             "authorization-kubeconfig": kubeconfig,
             "bind-address": self.host,
             "leader-elect": "false",
-            # No kubelet sends heartbeats here, and a node without them would lose its pods.
-            "controllers": "*,-node-lifecycle-controller,-taint-eviction-controller",
+            # Without a kubelet nobody sends heartbeats, and a node without them would lose its pods.
+            "controllers": "*" if self._nodes else "*,-node-lifecycle-controller,-taint-eviction-controller",
             "kube-api-qps": "500",
             "kube-api-burst": "1000",
             "use-service-account-credentials": "true",

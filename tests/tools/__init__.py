@@ -108,7 +108,16 @@ SETS: Final[Mapping[str, Toolset]] = MappingProxyType(
                     }
                 ),
                 KUBERNETES_STAMPS,
-                "what a node with pods needs beside the set kubernetes",
+                "what a node with pods needs beside the set kubernetes: make test-pods",
+            ),
+            Toolset(
+                "pods",
+                "pods",
+                "github.com/coredns/coredns",
+                MappingProxyType(
+                    {"coredns": "smi-adapter/tests/tools/pods/coredns", "pause": "smi-adapter/tests/tools/pods/pause"}
+                ),
+                purpose="what the images of DNS and of a pod's sandbox hold: make test-pods",
             ),
             Toolset(
                 "helm4",

@@ -1,0 +1,119 @@
+"""The conformance suite's Kubernetes harness against this adapter, where its Deployments really run.
+
+Nothing of the adapter injects proxies, so a MutatingAdmissionPolicy made of docs/examples/sidecar does, and a thread of
+the test brings each new namespace its configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster import images
+from tests.cluster.control_plane import RequestError
+from tests.cluster.node import Node
+from tests.pods.release import Release
+from tests.pods.town import EXAMPLE, Town
+
+LABEL = {"example.com/proxies": "on"}
+TARGET = Path(__file__).parent.parent / "conformance" / "target.yaml"
+ALIVE = "import socket; socket.create_connection(('127.0.0.1', 8080), 2)"
+
+
+def _policy() -> list[dict[str, Any]]:
+    """Return what gives pods of labelled namespaces their proxy. JSON is an expression of CEL as well."""
+    deployment = next(each for each in yaml.safe_load_all(EXAMPLE.read_text()) if each["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    for container in pod["initContainers"]:
+        container["image"] = images.ENVOY
+    patches = [("add", "/spec/initContainers", pod["initContainers"])]
+    patches += [("add", "/spec/volumes/-", each) for each in pod["volumes"]]
+    always = ", ".join(_patch(*each) for each in patches)
+    probe = {"exec": {"command": ["python", "-c", ALIVE]}, "periodSeconds": 2, "timeoutSeconds": 5}
+    probed = _patch("replace", "/spec/containers/0/readinessProbe", probe)
+    expression = f"[{always}] + (has(object.spec.containers[0].readinessProbe) ? [{probed}] : [])"
+    group, name = "admissionregistration.k8s.io/v1", {"name": "proxies"}
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]
+    spec = {
+        "matchConstraints": {"resourceRules": rules, "namespaceSelector": {"matchLabels": LABEL}},
+        "matchConditions": [
+            {
+                "name": "wanted",
+                "expression": "object.metadata.?annotations[?'smi-adapter.io/inject'].orValue('') != 'false'",
+            }
+        ],
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
+    }
+    return [
+        {"apiVersion": group, "kind": "MutatingAdmissionPolicy", "metadata": name, "spec": spec},
+        {
+            "apiVersion": group,
+            "kind": "MutatingAdmissionPolicyBinding",
+            "metadata": name,
+            "spec": {"policyName": name["name"]},
+        },
+    ]
+
+
+def _patch(operation: str, path: str, value: object) -> str:
+    return f'JSONPatch{{op: "{operation}", path: "{path}", value: {json.dumps(value)}}}'
+
+
+@pytest.fixture
+def proxies(cluster: Node, release: Release) -> Iterator[None]:
+    """Give every pod of a labelled namespace its proxy, and every such namespace what that starts with."""
+    del release
+    cluster.plane.apply(*_policy())
+    done, ended = set[str](), threading.Event()
+
+    def bring() -> None:
+        while not ended.wait(0.2):
+            ((name, value),) = LABEL.items()
+            found = cluster.plane.get(f"/api/v1/namespaces?labelSelector={name}%3D{value}")["items"]
+            for namespace in {each["metadata"]["name"] for each in found} - done:
+                with suppress(RequestError, AssertionError):  # it is going already
+                    Town(cluster, namespace).bring_the_proxies_configuration()
+                    done.add(namespace)
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+    for kind in ("mutatingadmissionpolicybinding", "mutatingadmissionpolicy"):
+        cluster.plane.kubectl("delete", kind, "proxies")
+
+
+@pytest.mark.usefixtures("proxies")
+def test_cases_of_splits_and_of_access_pass(cluster: Node, tmp_path: Path) -> None:
+    target = yaml.safe_load(TARGET.read_text())
+    del target["local"]
+    target["mesh"]["namespaceLabels"] = LABEL
+    target["kubernetes"] = {"image": images.ENVOY}
+    (tmp_path / "target.yaml").write_text(yaml.safe_dump(target))
+    report = tmp_path / "report.yaml"
+    chosen = ("-k", "TS-01,TT-01", "--versions", "v1alpha4", "--quick", "--parallel", "1")
+    command = [sys.executable, "-m", "smi_conformance", "run", "--target", str(tmp_path / "target.yaml")]
+    done = subprocess.run(
+        [*command, "--harness", "kubernetes", *chosen, "--deadline", "120", "--report", str(report)],
+        env={**cluster.plane.environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{cluster.state()}"
+    results = {each["id"]: each["result"] for each in yaml.safe_load(report.read_text())["cases"]}
+    assert results == {"TS-01": "passed", "TT-01": "passed"}
