@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from smi_adapter import app, decode
+from smi_adapter.backends import Backend
+from smi_adapter.backends.capabilities import Supported
+from smi_adapter.findings import Ref
+from smi_adapter.mesh import Mesh
 from smi_adapter.snapshot import Snapshot
 from tests.conformance import driver
-from tests.mutants.variants import MUTANTS, Changes, Mutant, rewritten
+from tests.mutants.mutant import Changes, Mutant
+from tests.mutants.variants import MUTANTS
 
 
 def install(mutant: Mutant) -> None:
@@ -21,16 +27,33 @@ def install(mutant: Mutant) -> None:
             changes = mutant.changes(snapshot, changes)
         return apply(snapshot, rewritten(mutant, changes), **more)
 
-    def broken_supported(mesh: Any, *more: Any) -> Any:
-        return supported(mutant.mesh(mesh) if mutant.mesh is not None else mesh, *more)
+    def broken_supported(mesh: Mesh, backend: Backend, *_: object) -> Supported:
+        if mutant.mesh is not None:
+            mesh = mutant.mesh(mesh)
+        return supported(mesh, backend)
 
-    namespaces: list[tuple[Any, Mapping[str, Any]]] = [
-        (decode, {"apply": broken_apply}),
-        (app, {"supported": broken_supported}),
-    ]
-    for module, values in namespaces:
-        for name, value in values.items():
-            setattr(module, name, value)
+    decode.apply = broken_apply
+    if mutant.mesh is not None:
+        # What a mutant makes of one Service may hang on others, so nothing of the last answer is used again.
+        app.supported = broken_supported  # type: ignore[attr-defined]
+        app.Change = lambda *_: None  # type: ignore[attr-defined]
+    for patch in mutant.patches:
+        setattr(patch.owner, patch.name, patch.made(getattr(patch.owner, patch.name)))
+
+
+def rewritten(mutant: Mutant, changes: Changes) -> Changes:
+    """Return a batch with every SMI object rewritten."""
+    if mutant.raw is None:
+        return changes
+    found: dict[Ref, Mapping[str, Any] | None] = {}
+    for ref, raw in changes.items():
+        if raw is None or not ref.group.endswith("smi-spec.io"):
+            found[ref] = raw
+            continue
+        mine = copy.deepcopy(dict(raw))
+        mutant.raw(mine)
+        found[ref] = mine
+    return found
 
 
 if __name__ == "__main__":

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conformance.test_product import ROOT, conformance
-from tests.mutants.variants import MUTANTS, Mutant
+from tests.mutants.mutant import Mutant
+from tests.mutants.variants import MUTANTS
 
 PROFILES = "SPLIT,SPLIT-AB,ACCESS,ACCESS-L4,IDENTITY,CONSUMER"
+
+
+def _used() -> float:
+    """Return the CPU seconds of all processes that have ended under this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.live
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)
-def test_mutant_is_found(mutant: Mutant, tmp_path: Path) -> None:
-    ids = (*mutant.fails, *mutant.passes, *mutant.readings)
+def test_mutant_is_found(mutant: Mutant, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    before, ids = _used(), (*mutant.fails, *mutant.passes, *mutant.readings)
     report = conformance(
         tmp_path / "report.yaml",
-        *(
-            "--quick",
-            "--parallel",
-            "2",
-            "--deadline",
-            "8",
-            "--profile",
-            PROFILES,
-            "--versions",
-            mutant.version,
-            "-k",
-            ",".join(ids),
-        ),
+        *(() if mutant.full else ("--quick",)),
+        *("--parallel", "3", "--deadline", f"{mutant.deadline:g}"),
+        *("--profile", PROFILES, "--versions", mutant.version, "-k", ",".join(ids)),
         target="tests/mutants/target.yaml",
         SMI_MUTANT=mutant.name,
     )
+    record_property("cpu", _used() - before)
     rows = report["cases"]
     errors = [(row["id"], row["reason"]) for row in rows if row["result"] == "error"]
     assert errors == []

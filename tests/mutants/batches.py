@@ -1,0 +1,108 @@
+"""Mutants that lose or misplace changes: each filters the changes of a batch before they are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from smi_adapter.findings import Ref
+from smi_adapter.snapshot import Snapshot
+from tests.mutants.mutant import Changes
+
+Filter = Callable[[Snapshot, Changes], Changes]
+
+
+def updates_lost(kind: str) -> Filter:
+    """Take the first form of an object and no later one."""
+    seen: set[Ref] = set()
+
+    def filtered(snapshot: Snapshot, changes: Changes) -> Changes:
+        del snapshot
+        kept = {ref: raw for ref, raw in changes.items() if ref.kind != kind or raw is None or ref not in seen}
+        seen.update(ref for ref in changes if ref.kind == kind)
+        return kept
+
+    return filtered
+
+
+def deletions_lost(*kinds: str) -> Filter:
+    """Keep what was deleted."""
+
+    def filtered(snapshot: Snapshot, changes: Changes) -> Changes:
+        del snapshot
+        return {ref: raw for ref, raw in changes.items() if raw is not None or ref.kind not in kinds}
+
+    return filtered
+
+
+def kind_unknown(kind: str) -> Filter:
+    """Read no object of a kind."""
+
+    def filtered(snapshot: Snapshot, changes: Changes) -> Changes:
+        del snapshot
+        return {ref: raw for ref, raw in changes.items() if ref.kind != kind}
+
+    return filtered
+
+
+def revocations_lost(snapshot: Snapshot, changes: Changes) -> Changes:
+    """Let a target's first form stand, whatever becomes of it."""
+    both = deletions_lost("TrafficTarget")(snapshot, changes)
+    return {
+        ref: raw
+        for ref, raw in both.items()
+        if ref.kind != "TrafficTarget" or (ref.namespace, ref.name) not in snapshot.targets
+    }
+
+
+def first_target_wins(snapshot: Snapshot, changes: Changes) -> Changes:
+    """Take the first target of a destination and no other."""
+    taken = {(item.meta.namespace, item.destination.name): key for key, item in snapshot.targets.items()}
+    kept: dict[Ref, Mapping[str, Any] | None] = {}
+    for ref, raw in changes.items():
+        if ref.kind == "TrafficTarget" and raw is not None:
+            name = raw["spec"].get("destination", {}).get("name")
+            if taken.setdefault((ref.namespace, name), (ref.namespace, ref.name)) != (ref.namespace, ref.name):
+                continue
+        kept[ref] = raw
+    return kept
+
+
+def one_bad_object_stops_all() -> Filter:
+    """Read nothing of SMI any more, once something could not be read."""
+    stopped: list[Ref] = []
+
+    def filtered(snapshot: Snapshot, changes: Changes) -> Changes:
+        del snapshot
+        for ref, raw in changes.items():
+            if ref.kind == "TrafficSplit" and raw is not None and not isinstance(raw["spec"].get("backends"), list):
+                stopped.append(ref)
+        return {ref: raw for ref, raw in changes.items() if not stopped or not ref.group.endswith("smi-spec.io")}
+
+    return filtered
+
+
+def targets_at_their_destination() -> Filter:
+    """Take a target as if it had been written in its destination's namespace."""
+    moved: dict[Ref, Ref] = {}
+
+    def filtered(snapshot: Snapshot, changes: Changes) -> Changes:
+        del snapshot
+        kept: dict[Ref, Mapping[str, Any] | None] = {}
+        for ref, raw in changes.items():
+            if ref.kind == "TrafficTarget" and raw is not None:
+                body, own = raw["spec"], ref.namespace
+                there = body["destination"].get("namespace", own)
+                sources = [{"namespace": own, **source} for source in body.get("sources", ())]
+                moved[ref] = replace(ref, namespace=there)
+                kept[moved[ref]] = {
+                    **raw,
+                    "metadata": {**raw["metadata"], "namespace": there},
+                    "spec": {**body, "sources": sources},
+                }
+            else:
+                kept[moved.get(ref, ref)] = raw
+        return kept
+
+    return filtered
