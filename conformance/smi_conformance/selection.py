@@ -1,4 +1,4 @@
-"""What a user asks for by ids, profiles and versions: told apart from what there is, and why something is not played."""
+"""What a user asks for by ids, profiles and versions: whether there is such a thing, and why it is not played."""
 
 from __future__ import annotations
 
@@ -46,21 +46,16 @@ class Selection:
             return ""
         reasons = self.unplayed()
         if not reasons:
-            chosen = [
-                f"of {', '.join(self.profiles)}",
-                *([f"under {', '.join(self.versions)}"] if self.versions else []),
-            ]
-            reasons = [f"there is no case {' '.join(chosen)} yet"]
+            under = f" under {', '.join(self.versions)}" if self.versions else ""
+            reasons = [f"there is no case of {', '.join(self.profiles)}{under} yet"]
         return f"nothing to run: {'; '.join(reasons)}"
 
     def _why_not(self, entry: Entry) -> str:
         if entry.later:
             return "it comes with a later version of the suite"
         if not set(entry.profiles) & set(self.profiles):
-            wanted = " or ".join(entry.profiles)
-            return (
-                f"it belongs to {wanted}, which is not claimed or not chosen (--profile {entry.profiles[0]} plays it)"
-            )
+            first, wanted = entry.profiles[0], " or ".join(entry.profiles)
+            return f"it belongs to {wanted}, which is not claimed or not chosen (--profile {first} plays it)"
         if self.versions and not set(entry.versions) & set(self.versions):
             return f"it is about {', '.join(entry.versions)}, not {', '.join(self.versions)}"
         return ""
