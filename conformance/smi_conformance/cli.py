@@ -24,6 +24,7 @@ from smi_conformance.catalog import FEATURES, PROFILES
 from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, ending
 from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
+from smi_conformance.selection import SelectionError, known_id, selection
 from smi_conformance.target import TargetError, load
 
 _MAIN = "smi_conformance.test_cases"
@@ -38,7 +39,7 @@ def main() -> None:
 
 def entry() -> None:
     """Run the command line."""
-    sys.exit(main(standalone_mode=True))
+    sys.exit(main(prog_name="smi-conformance"))
 
 
 @main.command()
@@ -66,13 +67,16 @@ def run(**options: Any) -> None:
         target = load(Path(options["target"]))
     except TargetError as error:
         raise click.UsageError(str(error)) from error
-    for name in [name for name in options["profile"].split(",") if name]:
-        if name not in PROFILES:
-            raise click.UsageError(f"unknown profile {name}; known: {', '.join(PROFILES)}")
-    unknown = [name for name in options["only"].split(",") if name and name not in catalog.entries()]
-    if unknown:
-        raise click.UsageError(f"unknown ids: {', '.join(unknown)}; see `smi-conformance list`")
-    del target
+    asked = {name: [part for part in options[name].split(",") if part] for name in ("profile", "versions", "only")}
+    try:
+        chosen = selection(asked["profile"] or target.profiles, asked["versions"], asked["only"])
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from error
+    if nothing := chosen.nothing():
+        raise click.UsageError(nothing)
+    for line in chosen.unplayed():
+        click.echo(f"not played: {line}", err=True)
+    options["only"] = ",".join(chosen.ids)
     options["expect_failures"] = _expected(options["expect_failures"], list)
     options["expect_readings"] = _expected(options["expect_readings"], dict)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs start with it ignored
@@ -245,7 +249,8 @@ def list_cases(profile: str, output: str) -> None:
         state = "later" if item.later else "" if item.id in known else "pending"
         levels = "+".join(check.level for check in item.checks)
         span = item.versions[0] if len(item.versions) == 1 else f"{item.versions[0]}-{item.versions[-1][-1]}"
-        click.echo(f"{item.id:7} {','.join(item.profiles[:1]):10} {span:10} {levels:20} {state:8}{item.rule}")
+        profiles = item.profiles[0] + (f"+{len(item.profiles) - 1}" if item.profiles[1:] else "")
+        click.echo(f"{item.id:7} {profiles:10} {span:10} {levels:20} {state:8}{item.rule}")
 
 
 def _data(item: catalog.Entry) -> dict[str, Any]:
@@ -268,8 +273,13 @@ def explain(name: str, version: str) -> None:
     """Explain a case: the rule, where it stands, the manifests, what is asserted."""
     from smi_conformance.explain import explained  # noqa: PLC0415 - only this command records a case
 
-    if name not in catalog.entries():
-        raise click.UsageError(f"unknown id {name}; see `smi-conformance list`")
+    try:
+        name = known_id(name)
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from error
+    versions = catalog.entries()[name].versions
+    if version and version not in versions:
+        raise click.UsageError(f"{name} is about {', '.join(versions)}, not {version}")
     click.echo(explained(name, version))
 
 

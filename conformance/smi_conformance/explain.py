@@ -215,7 +215,7 @@ def explained(name: str, version: str = "") -> str:
     registered = cases().get(name)
     if registered is None:
         return "\n".join([*lines, "", "This case is not written yet."])
-    version = version if version in entry.versions else entry.versions[-1]
+    version = version or entry.versions[-1]
     manifests, steps = asyncio.run(_record(name, version))
     lines += ["", f"Asserted ({registered.play.__module__.rpartition('.')[2]}.{registered.play.__name__}):"]
     if document := inspect.getdoc(registered.play):

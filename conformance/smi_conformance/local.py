@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from smi_conformance import echo
+from smi_conformance.answers import checked
 from smi_conformance.protocol import ApiResult, App, Batch, Event, HarnessError, Pod, Receipt, Reply, Req
 from smi_conformance.render import Manifest
 from smi_conformance.target import Target
@@ -171,7 +172,8 @@ class LocalHarness:
         try:
             hello = await self._ask("hello", patience=HELLO, echo=str(Path(echo.__file__)), python=sys.executable)
         except HarnessError as error:
-            raise HarnessError("; ".join(dict.fromkeys([str(error), *self._driver.said()]))) from error
+            more = [line for line in self._driver.said() if line not in str(error)]
+            raise HarnessError("; ".join(dict.fromkeys([str(error), *more]))) from error
         if hello.get("protocol") != 1:
             raise HarnessError(f"the driver speaks protocol {hello.get('protocol')}, this suite speaks 1")
         self.capabilities = frozenset(hello.get("capabilities", ()))
@@ -201,7 +203,9 @@ class LocalHarness:
     async def _ask(self, op: str, patience: float = 60.0, **fields: Any) -> dict[str, Any]:
         if op in {"apply", "delete", "deploy", "undeploy"}:
             self._found.clear()
-        return await self._driver.ask({"op": op, **fields}, patience)
+        answer = await self._driver.ask({"op": op, **fields}, patience)
+        checked(op, answer, len(fields["objects"]) if "objects" in fields else None)
+        return answer
 
     async def _address(self, client: str, service: str, port: int) -> list[list[Any]]:
         """Ask where a client finds a Service; what its proxy listens on stays until something is written."""

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from smi_conformance import report
-from smi_conformance.catalog import PROFILES
 from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
 from smi_conformance.registry import cases
 from smi_conformance.runner import Instance, Outcome, Run
+from smi_conformance.selection import Selection, SelectionError, selection
 from smi_conformance.target import Target, TargetError, load
 from smi_conformance.trial import QUICK, Rules
 
@@ -65,18 +65,9 @@ def _names(config: pytest.Config, option: str) -> list[str]:
     return [name for name in str(config.getoption(option)).split(",") if name]
 
 
-def _wanted(config: pytest.Config, instance: Instance) -> bool:
-    profiles, versions = _names(config, "--smi-profile"), _names(config, "--smi-versions")
-    ids = _names(config, "--smi-case")
-    for name in profiles:
-        if name not in PROFILES:
-            raise pytest.UsageError(f"unknown profile {name}; known: {', '.join(PROFILES)}")
-    claimed = profiles or list(load(Path(config.getoption("--smi-target"))).profiles)
-    return (
-        bool(set(instance.entry.profiles) & set(claimed))
-        and (not versions or instance.version in versions)
-        and (not ids or instance.entry.id in ids)
-    )
+def _chosen(config: pytest.Config) -> Selection:
+    profiles = _names(config, "--smi-profile") or load(Path(config.getoption("--smi-target"))).profiles
+    return selection(profiles, _names(config, "--smi-versions"), _names(config, "--smi-case"))
 
 
 def instance_of(item: pytest.Item) -> Instance | None:
@@ -95,9 +86,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         gone = ours
     else:
         try:
-            gone = [item for item in ours if not _wanted(config, instance_of(item))]  # type: ignore[arg-type]
-        except TargetError as error:
+            chosen = _chosen(config)
+        except (TargetError, SelectionError) as error:
             raise pytest.UsageError(str(error)) from error
+        gone = [item for item in ours if not chosen.has(instance_of(item))]  # type: ignore[arg-type]
     if gone:
         config.hook.pytest_deselected(items=gone)
         dropped = {id(item) for item in gone}

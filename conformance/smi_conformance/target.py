@@ -7,7 +7,7 @@ silently not be tested.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,52 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "local": ("driver", "directory", "meshes", "api"),
     "kubernetes": ("image",),
 }
+
+VERSIONS = ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(item) for item in value)
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(part, str) for item in value.items() for part in item)
+
+
+def _is_host(value: Any) -> bool:
+    try:
+        return bool(_is_text(value) and value.format(svc="a", ns="b"))
+    except (KeyError, IndexError, ValueError):
+        return False
+
+
+def _is_address(value: Any) -> bool:
+    return _is_text(value) and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/]+\S*", value) is not None
+
+
+_LIST = (_is_list, "no list of texts, such as [one, two]")
+_MAP = (_is_map, 'no mapping of texts, such as {mesh: "yes"} (YAML takes a bare yes for true: quote it)')
+_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "implementation.contact": _LIST,
+    "implementation.url": (_is_address, "no address, such as https://acme.example"),
+    **{f"mesh.{name}": _MAP for name in _FIELDS["mesh"] if name != "hostTemplate"},
+    "mesh.hostTemplate": (_is_host, 'no template, such as "{svc}.{ns}"; it knows svc and ns'),
+    **{f"hooks.{name}": _LIST for name in _FIELDS["hooks"]},
+    "settings.headers": (lambda value: value in {"map", "list", "both"}, "neither map, list nor both"),
+    "settings.trustDomain": (_is_text, "no text"),
+    "settings.egress": (
+        lambda value: _is_text(value) and re.fullmatch(r"[^\s:/]+:\d{1,5}", value) is not None,
+        "no host:port, such as example.org:80",
+    ),
+    "local.driver": _LIST,
+    "local.directory": (_is_text, "no text"),
+    "kubernetes.image": (_is_text, "no text"),
+}
+"""What a field has to look like, and what to say otherwise; a field that is null is as if it were not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +128,11 @@ def load(path: Path) -> Target:
             if name not in known:
                 where = f"{section}.{name}" if section else str(name)
                 raise TargetError(f"{path}: unknown field {where}; known here: {', '.join(known)}")
+    for where, (fits, words) in _SHAPES.items():
+        section, _, name = where.partition(".")
+        value = (raw.get(section) or {}).get(name)
+        if value is not None and not fits(value):
+            raise TargetError(f"{path}: {where}: {value!r} is {words}")
     return _target(path, raw)
 
 
@@ -93,28 +144,32 @@ def _target(path: Path, raw: Mapping[str, Any]) -> Target:
     claims = raw.get("claims") or {}
     profiles = _names(path, "claims.profiles", claims.get("profiles") or list(PROFILES), PROFILES)
     features = _names(path, "claims.features", claims.get("features") or [], FEATURES)
-    versions = claims.get("versions") or {}
-    for group in versions:
-        if group not in GROUPS.values():
-            raise TargetError(f"{path}: claims.versions: unknown group {group}; known: {', '.join(GROUPS.values())}")
     local = raw.get("local") or {}
     settings = raw.get("settings") or {}
-    if settings.get("egress") is not None and not re.fullmatch(r"[^\s:/]+:\d{1,5}", str(settings["egress"])):
-        raise TargetError(f"{path}: settings.egress: {settings['egress']!r} is no host:port, such as example.org:80")
     return Target(
         implementation={key: _text(value) for key, value in implementation.items()},
         profiles=profiles,
         features=frozenset(features),
-        claimed_versions={group: tuple(found) for group, found in versions.items()},
+        claimed_versions=_versions(path, claims.get("versions") or {}),
         mesh=raw.get("mesh") or {},
         hooks={name: tuple(command or ()) for name, command in (raw.get("hooks") or {}).items()},
         deadline=seconds(path, settings.get("maxTimeToConsistency", "30s")),
         settings=settings,
         driver=tuple(str(part) for part in local.get("driver") or ()),
-        directory=(path.parent / str(local.get("directory", "."))).resolve(),
+        directory=(path.parent / (local.get("directory") or ".")).resolve(),
         meshes=_count(path, "local.meshes", local.get("meshes", 1)),
-        image=str((raw.get("kubernetes") or {}).get("image", "python:3-alpine")),
+        image=(raw.get("kubernetes") or {}).get("image") or "python:3-alpine",
     )
+
+
+def _versions(path: Path, given: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, dict):
+        raise TargetError(f"{path}: claims.versions is no mapping of groups, such as {{split.smi-spec.io: [v1alpha4]}}")
+    for group, versions in given.items():
+        if group not in GROUPS.values():
+            raise TargetError(f"{path}: claims.versions: unknown group {group}; known: {', '.join(GROUPS.values())}")
+        _names(path, f"claims.versions.{group}", versions, VERSIONS)
+    return {group: tuple(dict.fromkeys(versions)) for group, versions in given.items()}
 
 
 def _text(value: Any) -> Any:
@@ -125,9 +180,9 @@ def _names(path: Path, where: str, given: Any, known: Mapping[str, Any] | tuple[
     if not isinstance(given, list):
         raise TargetError(f"{path}: {where} is no list")
     for name in given:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise TargetError(f"{path}: {where}: unknown {name!r}; known: {', '.join(sorted(known))}")
-    return tuple(given)
+    return tuple(dict.fromkeys(given))
 
 
 def _count(path: Path, where: str, given: Any) -> int:
@@ -141,4 +196,7 @@ def seconds(path: Path, text: Any) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", str(text))
     if found is None:
         raise TargetError(f"{path}: settings.maxTimeToConsistency: {text!r} is no duration such as 30s")
-    return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0}[found[2]]
+    found_seconds = float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0}[found[2]]
+    if not found_seconds:
+        raise TargetError(f"{path}: settings.maxTimeToConsistency: {text!r} leaves no time at all")
+    return found_seconds

@@ -142,7 +142,7 @@ def test_a_target_that_cannot_switch_access_control_off_is_told_what_it_lacks(pl
 
 def test_an_unknown_id_is_refused(place: Place) -> None:
     code, said = place.run("-k", "TS-99")
-    assert (code, "unknown ids: TS-99" in said) == (2, True)
+    assert (code, "unknown id TS-99: TS goes from TS-01 to TS-48" in said) == (2, True)
 
 
 @pytest.mark.parametrize(

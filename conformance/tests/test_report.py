@@ -21,6 +21,7 @@ from smi_conformance.page import page
 from smi_conformance.places import Pool
 from smi_conformance.registry import cases
 from smi_conformance.runner import Instance, Outcome, Run, Verdict, _verdicts, instances
+from smi_conformance.selection import SelectionError, known_id, selection
 from smi_conformance.target import Target, TargetError, load
 from smi_conformance.trial import QUICK, Notes, Rules, Trial
 
@@ -239,6 +240,17 @@ def test_an_unknown_field_of_a_target_is_named(tmp_path: Path) -> None:
         (TARGET.replace("organization: acme, ", ""), "implementation.organization is missing"),
         (TARGET + "settings: {maxTimeToConsistency: soon}\n", "soon"),
         (TARGET + "settings: {egress: outside}\n", "settings.egress: 'outside' is no host:port"),
+        (TARGET + "settings: {maxTimeToConsistency: 0s}\n", "leaves no time at all"),
+        (TARGET + "settings: {headers: maps}\n", "settings.headers: 'maps' is neither map, list nor both"),
+        (TARGET + "hooks: {stop: kubectl}\n", "hooks.stop: 'kubectl' is no list"),
+        (TARGET + "local: {driver: python x}\n", "local.driver: 'python x' is no list"),
+        (TARGET + "mesh: {namespaceLabels: {mesh: yes}}\n", "quote it"),
+        (TARGET + 'mesh: {hostTemplate: "{service}"}\n', "it knows svc and ns"),
+        (TARGET.replace('["@acme"]', '"@acme"'), "implementation.contact: '@acme' is no list"),
+        (TARGET.replace("https://acme.example", "acme"), "implementation.url: 'acme' is no address"),
+        (TARGET.replace("[v1alpha2]", "[v1alpha9]"), "claims.versions.split.smi-spec.io: unknown 'v1alpha9'"),
+        (TARGET.replace("[v1alpha2]", "v1alpha2"), "claims.versions.split.smi-spec.io is no list"),
+        (TARGET.replace("{split.smi-spec.io: [v1alpha2]}", "[v1alpha2]"), "claims.versions is no mapping"),
         ("- a\n", "is no mapping"),
         ("a: [", "target.yaml"),
     ):
@@ -247,12 +259,55 @@ def test_an_unknown_field_of_a_target_is_named(tmp_path: Path) -> None:
             load(path)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("TS-20", "TS-20"), ("ts-20", "TS-20"), ("ts20", "TS-20"), ("TS-2O", "TS-20"), ("cc1", "CC-01")],
+)
+def test_an_id_may_be_written_a_little_otherwise(written: str, meant: str) -> None:
+    assert known_id(written) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [("TS-99", "TS goes from TS-01 to TS-48"), ("TS", "TS goes from"), ("X-1", "ids begin with API")],
+)
+def test_an_id_that_does_not_exist_is_answered_with_those_that_do(written: str, words: str) -> None:
+    with pytest.raises(SelectionError, match=words):
+        known_id(written)
+
+
+@pytest.mark.parametrize(
+    ("versions", "ids", "words"),
+    [
+        ((), ("TM-01",), "TM-01: it comes with a later version"),
+        ((), ("TR-05",), "TR-05: it belongs to ACCESS-L4, which is not claimed or not chosen"),
+        (("v1alpha4",), ("TS-04",), "TS-04: it is about v1alpha1, not v1alpha4"),
+        (("v1alpha4",), ("TS-01",), ""),
+    ],
+)
+def test_a_selection_of_nothing_says_why(versions: tuple[str, ...], ids: tuple[str, ...], words: str) -> None:
+    chosen = selection(["SPLIT", "METRICS"], versions, ids)
+    assert words in chosen.nothing()
+    assert bool(chosen.nothing()) == bool(words)
+    assert [line for line in chosen.unplayed() if words in line] == chosen.unplayed()
+
+
+def test_what_a_selection_leaves_out_is_told_by_name() -> None:
+    chosen = selection(["SPLIT"], [], ["TS-01", "TR-05"])
+    assert chosen.nothing() == ""
+    (line,) = chosen.unplayed()
+    assert line.startswith("TR-05: ")
+    with pytest.raises(SelectionError, match="unknown version v9"):
+        selection(["SPLIT"], ["v9"], [])
+
+
 def test_command_line_lists_explains_and_validates(target: Target, tmp_path: Path) -> None:
     runner = CliRunner()
     assert "TS-20" in runner.invoke(main, ["list"]).output
     assert len(yaml.safe_load(runner.invoke(main, ["list", "-o", "json"]).output)) == 168
     assert "port number" in runner.invoke(main, ["explain", "TS-20"]).output
     assert runner.invoke(main, ["explain", "TS-99"]).exit_code == 2
+    assert "not v1alpha9" in runner.invoke(main, ["explain", "TS-20", "--version", "v1alpha9"]).output
     path, other = tmp_path / "one.yaml", tmp_path / "two.yaml"
     report.write(made(target, ("TS-02", "v1alpha4", "passed")), path)
     report.write(made(target, ("TS-02", "v1alpha4", "failed")), other)

@@ -287,6 +287,8 @@ class Writer:
         for ref in doomed:
             raw = found.raw if (found := self._store.get(ref)) else None
             written = self._shelf.written(ref)
+            if written is None:  # its file was deleted while the others went
+                continue
             with _said():
                 self._shelf.remove(ref)
             await self._until(ref, raw, written)

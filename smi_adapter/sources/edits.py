@@ -47,8 +47,10 @@ def remove(root: Path, tree: files.Tree, ref: Ref) -> tuple[Path, ...]:
     if not found:
         raise EditError(f"{ref} is in no file")
     for path, definition in reversed(found):
+        if not path.exists():  # somebody was faster, and nobody has looked since
+            continue
         _rewrite(path, tree, definition, _without)
-        if path.parent == root / ref.namespace and not path.exists():
+        if ref.namespace and path.parent == root / ref.namespace and not path.exists():
             with contextlib.suppress(OSError):  # the folder that we made for it, unless something else is in it
                 path.parent.rmdir()
     return tuple(path for path, _ in found)

@@ -22,15 +22,19 @@ from tests.conformance.driver import Driver, main
 Raw = dict[str, Any]
 
 _GROUPS = ".smi-spec.io"
+_CORE = frozenset({("", "Namespace"), ("", "Service")})
 _TRIES = 5
 """So often a replacement is tried when somebody else (who keeps the status, say) was in between."""
 
 
 def served(raw: Mapping[str, Any]) -> Kind | None:
-    """Return the kind of an object that goes through the API: SMI's own and the namespaces that they live in."""
+    """Return the kind of an object that goes through the API: SMI's own, Services, and the namespaces of both.
+
+    What is applied in one order has to arrive in that order; an edit of a file is noticed whenever it is.
+    """
     group = str(raw.get("apiVersion", "")).rpartition("/")[0]
     kind = str(raw.get("kind"))
-    return by_ref(group, kind) if group.endswith(_GROUPS) or (group, kind) == ("", "Namespace") else None
+    return by_ref(group, kind) if group.endswith(_GROUPS) or (group, kind) in _CORE else None
 
 
 class Api:
@@ -92,7 +96,7 @@ class Api:
 
 
 class ApiDriver(Driver):
-    """The same mesh with its API: SMI objects and namespaces are written and read there, all else stays files."""
+    """The same mesh with its API: what a case applies is written and read there; workloads stay files."""
 
     capabilities = (*Driver.capabilities, "api")
     listens = ("127.0.0.1", 0)

@@ -108,6 +108,20 @@ def test_a_file_goes_with_its_last_object_and_a_folder_of_ours_with_its_last_fil
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_watched_folder_stays_when_the_last_namespace_goes(tmp_path: Path) -> None:
+    shop = Ref("Namespace", "", "shop")
+    edits.put(tmp_path, tree(tmp_path), shop, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
+    edits.remove(tmp_path, tree(tmp_path), shop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_whose_file_somebody_has_just_deleted_is_removed(tmp_path: Path) -> None:
+    path = edits.put(tmp_path, tree(tmp_path), SPLIT, split(1))
+    known = tree(tmp_path)
+    path.unlink()
+    assert edits.remove(tmp_path, known, SPLIT) == (path,)
+
+
 def test_every_definition_of_a_removed_object_goes(tmp_path: Path, file: Path) -> None:
     (tmp_path / "again.yaml").write_text(TWO)
     edits.remove(tmp_path, tree(tmp_path), SPLIT)

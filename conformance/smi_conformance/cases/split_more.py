@@ -198,6 +198,7 @@ async def a_missing_backend_and_one_without_pods(t: Trial) -> None:
     async with t.provisional("noEndpoints"):
         nobody = replace(s.service("v3"), selector=(("app", "nobody"),))
         await t.apply(nobody, replace(split, backends=((s.names["v1"], 50), (s.names["v3"], 50))))
+        await s.settle()  # a split that knows nothing of the new Service yet looks like one that leaves it out
 
         def either(reply: Reply) -> bool:
             return reply.app == "v1" or not reply.ok

@@ -94,6 +94,20 @@ async def test_a_write_is_answered_when_its_file_has_been_read(run: Run) -> None
     assert not (run.folder / "shop").exists()
 
 
+async def test_a_namespace_can_be_deleted_right_after_files_in_it(run: Run) -> None:
+    names = [f"web-{number}" for number in range(4)]
+    for name in names:
+        await run.writer.create(run.split(name), split(name))
+    for name in names[::2]:
+        (run.folder / "shop" / f"trafficsplit-{name}.yaml").unlink()
+    namespace = by_ref("", "Namespace")
+    assert namespace is not None
+    await run.writer.delete(Target(namespace, "v1", "", "shop"), {})
+    await run.until(ref_of(split(names[0])), lambda raw: raw is None)
+    assert run.store.refs("shop") == []
+    assert list(run.folder.iterdir()) == []
+
+
 async def test_an_edit_that_means_nothing_here_is_answered_too(run: Run) -> None:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}}
     await run.writer.create(run.target("Service", "web"), service)
