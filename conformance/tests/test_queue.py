@@ -46,7 +46,7 @@ def test_each_instance_is_played_once() -> None:
     items = queue("TS-02", "TS-30", "TT-01", "CV-01")
     played: list[str] = []
     last: list[Instance | None] = [None, None, None]
-    while any((last := [items.take(item, enforced=bool(at % 2)) for at, item in enumerate(last)])):
+    while any(last := [items.take(item, enforced=bool(at % 2)) for at, item in enumerate(last)]):
         played += [item.id for item in last if item is not None]
     assert sorted(played) == sorted(set(played))
     assert len(played) == 8
