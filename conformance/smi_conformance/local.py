@@ -163,7 +163,7 @@ class LocalHarness:
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="smi-conformance-"))
             # Compiled once for all that start it: Python keeps nothing of a program that is not imported.
-            program = py_compile.compile(echo.__file__, str(self._folder / "echo.pyc"), doraise=True)
+            program = str(py_compile.compile(echo.__file__, str(self._folder / "echo.pyc"), doraise=True))
         except OSError as error:
             raise HarnessError(f"there is no room for ledgers and logs: {error}") from error
         for client in self._clients:
