@@ -54,7 +54,7 @@ def entry() -> None:
 @click.option("--junit", default="", type=click.Path(), help="Write JUnit XML here.")
 @click.option("--quick", is_flag=True, help="A quarter of the requests; not submittable.")
 @click.option("--repeat", default=1, show_default=True, type=_FROM_ONE, help="Run so often; the worst result counts.")
-@click.option("--parallel", default=4, show_default=True, type=_FROM_ONE, help="Cases at a time.")
+@click.option("--parallel", default=None, type=_FROM_ONE, help="Cases at a time (default: 4, or as many as meshes).")
 @click.option("--deadline", default=0.0, help="Seconds to converge (default: the target's maxTimeToConsistency).")
 @click.option("--keep", is_flag=True, help="Leave what was created and list it.")
 @click.option("--expect-readings", default="", type=click.Path(), help="YAML of expected readings; others exit with 1.")
@@ -129,7 +129,8 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
     names = (("harness", "harness"), ("context", "context"), ("profile", "profile"), ("versions", "versions"))
     arguments += [f"--smi-{option}={options[name]}" for name, option in names if options[name]]
     arguments += [f"--smi-case={options['only']}"] if options["only"] else []
-    arguments += [f"--smi-parallel={options['parallel']}", f"--smi-deadline={options['deadline']}"]
+    arguments += [f"--smi-parallel={options['parallel']}"] if options["parallel"] else []
+    arguments += [f"--smi-deadline={options['deadline']}"]
     arguments += ["--smi-quick"] if options["quick"] else []
     arguments += ["--smi-keep"] if options["keep"] else []
     arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []

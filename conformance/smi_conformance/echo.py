@@ -9,15 +9,17 @@ jobs. Requests without a token (probes of whoever keeps the pod alive) leave no 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+import selectors
 import socket
 import struct
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 TOKEN = "x-conformance-token"  # noqa: S105 - a header's name
@@ -214,7 +216,118 @@ class Identity:
                 self._bodies.clear()
 
 
-class HttpServer(asyncio.Protocol):
+def family(host: str) -> socket.AddressFamily:
+    """Return the kind of an address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class Loop:
+    """Serves sockets as they become ready. A run starts a hundred servers: asyncio takes too long to import."""
+
+    def __init__(self) -> None:
+        self._ready = selectors.DefaultSelector()
+        self._wake, ear = socket.socketpair()
+        self._called: deque[Callable[[], None]] = deque()
+        ear.setblocking(False)
+        self.watch(ear, lambda _: ear.recv(4096))
+
+    def watch(self, item: socket.socket, ready: Callable[[int], object], events: int = selectors.EVENT_READ) -> None:
+        """Call `ready` with what a socket is ready for, from now on."""
+        self._ready.register(item, events, ready)
+
+    def change(self, item: socket.socket, events: int) -> None:
+        """Wait for something else from now on."""
+        self._ready.modify(item, events, self._ready.get_key(item).data)
+
+    def forget(self, item: socket.socket) -> None:
+        """Wait for nothing any more."""
+        self._ready.unregister(item)
+
+    def call(self, what: Callable[[], None]) -> None:
+        """Have something called by the loop; any thread may ask."""
+        self._called.append(what)
+        self._wake.send(b"!")
+
+    def listen(self, address: tuple[str, int], server: Callable[[], HttpServer | TcpServer]) -> None:
+        """Accept connections, each with a server of its own."""
+        door = socket.create_server(address, family=family(address[0]), backlog=512)
+        door.setblocking(False)
+
+        def accept(_: int) -> None:
+            try:
+                accepted, _address = door.accept()
+            except OSError:  # it went away before we came
+                return
+            Stream(self, accepted, server())
+
+        self.watch(door, accept)
+
+    def run(self) -> None:
+        """Serve until killed."""
+        while True:
+            for key, events in self._ready.select():
+                key.data(events)
+            while self._called:
+                self._called.popleft()()
+
+
+class Stream:
+    """One accepted connection, which neither reads nor writes more than the other side is ready for."""
+
+    def __init__(self, loop: Loop, accepted: socket.socket, server: HttpServer | TcpServer) -> None:
+        self.loop = loop
+        self._socket = accepted
+        self._server = server
+        self._unsent = bytearray()
+        self._open = True
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop.watch(accepted, self._go)
+        server.connection_made(self)
+
+    def write(self, data: bytes) -> None:
+        """Send, now or as soon as the other side takes it."""
+        if not self._open:
+            return
+        if not self._unsent:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._close()
+                return
+            if not data:
+                return
+            self.loop.change(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        self._unsent += data
+
+    def _go(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE and self._unsent:
+            data = bytes(self._unsent)
+            self._unsent.clear()
+            self.loop.change(self._socket, selectors.EVENT_READ)
+            self.write(data)
+        if events & selectors.EVENT_READ and self._open:
+            try:
+                data = self._socket.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self._server.data_received(data)
+            else:
+                self._close()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            self.loop.forget(self._socket)
+            self._socket.close()
+
+
+class HttpServer:
     """HTTP/1.1 and, when the connection begins with its preface, HTTP/2."""
 
     def __init__(self, identity: Identity, port: int) -> None:
@@ -224,13 +337,12 @@ class HttpServer(asyncio.Protocol):
         self._wanted = 0
         self._two = False
         self._hpack = Hpack()
-        self._passing: set[asyncio.Task[None]] = set()
         self._open: dict[int, list[tuple[str, str]]] = {}
-        self._transport: asyncio.Transport
+        self._transport: Stream
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Stream) -> None:
         """Keep the connection."""
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         """Answer every complete request."""
@@ -262,9 +374,8 @@ class HttpServer(asyncio.Protocol):
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         self._wanted = int(headers.get("content-length", "0") or 0)
         if to := headers.get(PASS_ON, ""):
-            task = asyncio.get_running_loop().create_task(self._pass_on(to, path, headers.get(TOKEN, "")))
-            self._passing.add(task)
-            task.add_done_callback(self._passing.discard)
+            passed = (to, path, headers.get(TOKEN, ""))
+            threading.Thread(target=self._pass_on, args=passed, daemon=True).start()
             return False
         self._receipt(method, path, headers)
         body = self._identity.body(self._port)
@@ -272,18 +383,22 @@ class HttpServer(asyncio.Protocol):
         self._transport.write(head if method == "HEAD" else head + body)
         return True
 
-    async def _pass_on(self, to: str, path: str, token: str) -> None:
+    def _pass_on(self, to: str, path: str, token: str) -> None:
         """Be a client of another workload; one request at a time for each connection, which HTTP/1.1 clients do."""
         host, _, port = to.rpartition(":")
         try:
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(f"GET {path} HTTP/1.1\r\nhost: {to}\r\n{TOKEN}: {token}\r\nconnection: close\r\n\r\n".encode())
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            writer.close()
+            with socket.create_connection((host, int(port)), 30) as other:
+                line = f"GET {path} HTTP/1.1\r\nhost: {to}\r\n{TOKEN}: {token}\r\nconnection: close\r\n\r\n"
+                other.sendall(line.encode())
+                head, _, body = b"".join(iter(lambda: other.recv(65536), b"")).partition(b"\r\n\r\n")
             status = head.split(b" ", 2)[1]
         except (OSError, ValueError, IndexError) as error:
             status, body = b"502", repr(error).encode()
-        self._transport.write(b"HTTP/1.1 %s -\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body)
+        answer = b"HTTP/1.1 %s -\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body
+        self._transport.loop.call(lambda: self._passed_on(answer))
+
+    def _passed_on(self, answer: bytes) -> None:
+        self._transport.write(answer)
         while self._one():
             pass
 
@@ -322,17 +437,17 @@ class HttpServer(asyncio.Protocol):
         self._transport.write(frame(1, 4, stream, head) + frame(0, 1, stream, said))
 
 
-class TcpServer(asyncio.Protocol):
+class TcpServer:
     """Answers each line (a token) with one line; `first` speaks before it is spoken to."""
 
     def __init__(self, identity: Identity, port: int, *, first: bool) -> None:
         self._identity, self._port, self._first = identity, port, first
         self._buffer = bytearray()
-        self._transport: asyncio.Transport
+        self._transport: Stream
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Stream) -> None:
         """Greet, if it is that kind of protocol."""
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = transport
         if self._first:
             self._transport.write(self._identity.body(self._port) + b"\n")
 
@@ -346,38 +461,38 @@ class TcpServer(asyncio.Protocol):
             self._transport.write(self._identity.body(self._port) + b"\n")
 
 
-class UdpServer(asyncio.DatagramProtocol):
-    """Answers each datagram (a token) with one."""
+def datagrams(loop: Loop, identity: Identity, address: tuple[str, int]) -> None:
+    """Answer each datagram (a token) with one."""
+    door = socket.socket(family(address[0]), socket.SOCK_DGRAM)
+    door.bind(address)
+    door.setblocking(False)
 
-    def __init__(self, identity: Identity, port: int) -> None:
-        self._identity, self._port = identity, port
-        self._transport: asyncio.DatagramTransport
+    def answer(_: int) -> None:
+        try:
+            data, sender = door.recvfrom(65536)
+            identity.receipt(data.decode("latin-1").strip(), address[1], "udp")
+            door.sendto(identity.body(address[1]), sender)
+        except OSError:  # as of a sender who is gone
+            pass
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the socket."""
-        self._transport = transport  # type: ignore[assignment]
-
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        """Answer."""
-        self._identity.receipt(data.decode("latin-1").strip(), self._port, "udp")
-        self._transport.sendto(self._identity.body(self._port), addr)
+    loop.watch(door, answer)
 
 
-async def serve(environment: dict[str, str]) -> None:
+def serve(environment: dict[str, str]) -> None:
     """Listen on every port of ECHO_PORTS at ECHO_BIND until killed."""
     identity = Identity(environment)
     host = environment.get("ECHO_BIND") or "0.0.0.0"  # noqa: S104 - in a pod it has to
-    loop = asyncio.get_running_loop()
+    loop = Loop()
     for item in json.loads(environment.get("ECHO_PORTS", "[]")):
         port, protocol = int(item["port"]), str(item["protocol"])
         if protocol == "udp":
-            await loop.create_datagram_endpoint(lambda port=port: UdpServer(identity, port), (host, port))  # type: ignore[misc]
-            continue
-        await loop.create_server(_factory(identity, port, protocol), host, port, backlog=512)
-    await asyncio.Event().wait()
+            datagrams(loop, identity, (host, port))
+        else:
+            loop.listen((host, port), _factory(identity, port, protocol))
+    loop.run()
 
 
-def _factory(identity: Identity, port: int, protocol: str) -> Callable[[], asyncio.Protocol]:
+def _factory(identity: Identity, port: int, protocol: str) -> Callable[[], HttpServer | TcpServer]:
     if protocol == "http":
         return lambda: HttpServer(identity, port)
     return lambda: TcpServer(identity, port, first=protocol == "tcp-first")
@@ -502,6 +617,30 @@ class Connection:
             self._more()
 
 
+class Crew:
+    """Threads that are used again: most batches are small, and starting a thread takes as long as a request."""
+
+    def __init__(self) -> None:
+        self._idle: deque[SimpleQueue[Callable[[], None]]] = deque()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Have something done by a thread that has nothing to do, or by a new one."""
+        try:
+            box = self._idle.pop()
+        except IndexError:
+            box = SimpleQueue()
+            threading.Thread(target=self._serve, args=(box,), daemon=True).start()
+        box.put(work)
+
+    def _serve(self, box: SimpleQueue[Callable[[], None]]) -> None:
+        while True:
+            box.get()()
+            self._idle.append(box)
+
+
+CREW = Crew()
+
+
 class Job:
     """One batch of requests: where, what, how many, over which connections."""
 
@@ -521,13 +660,21 @@ class Job:
         width = min(self._job.get("concurrency", 8), len(self._replies))
         if self._job.get("kept"):
             width = 1
-        threads = [threading.Thread(target=self._loop, args=(number,), daemon=True) for number in range(width)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        over: SimpleQueue[BaseException | None] = SimpleQueue()
+        for number in range(width):
+            CREW.run(lambda number=number: over.put(self._tried(number)))  # type: ignore[misc]
+        broken = [error for _ in range(width) if (error := over.get()) is not None]
+        if broken:
+            raise broken[0]
         done = [reply for reply in self._replies if reply]
         return {"id": self._job["id"], "bodies": list(self._bodies), "replies": done}
+
+    def _tried(self, number: int) -> BaseException | None:
+        try:
+            self._loop(number)
+        except Exception as error:  # noqa: BLE001 - whoever asked for the batch is told
+            return error
+        return None
 
     def _loop(self, number: int) -> None:
         connection: Connection | None = None
@@ -642,11 +789,11 @@ def client() -> None:
         job = Job(raw, kept)
         with lock:
             running[raw["id"]] = job
-        threading.Thread(target=run, args=(job, raw["id"]), daemon=True).start()
+        CREW.run(lambda job=job, number=raw["id"]: run(job, number))  # type: ignore[misc]
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["client"]:
         client()
     else:
-        asyncio.run(serve(dict(os.environ)))
+        serve(dict(os.environ))

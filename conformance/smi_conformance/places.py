@@ -40,6 +40,8 @@ class Pool:
 
     def __init__(self, harness: Harness, run: str = "", keep: int = 40) -> None:
         self.harness = harness
+        self.mode: bool | None = None
+        """Whether access rules are enforced in the place that was taken last."""
         self._run = run
         self._free: deque[Place] = deque()
         self._all: list[Place] = []
@@ -49,6 +51,7 @@ class Pool:
 
     async def take(self, layout: tuple[App, ...], *, enforced: bool) -> Place:
         """Return a place with these workloads, a used one if there is one."""
+        self.mode = enforced
         for place in self._free:
             if place.layout == layout and place.enforced == enforced:
                 self._free.remove(place)

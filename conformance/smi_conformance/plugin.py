@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smi-report", default="", help="write the report here")
     group.addoption("--smi-quick", action="store_true", help="fewer requests; the report is not submittable")
     group.addoption("--smi-deadline", type=float, default=0.0, help="seconds to converge (default: the target's)")
-    group.addoption("--smi-parallel", type=int, default=4, help="cases at a time")
+    group.addoption("--smi-parallel", type=int, default=0, help="cases at a time (default: 4, or as many as meshes)")
     group.addoption("--smi-cli", action="store_true", help="our own progress instead of pytest's output")
     group.addoption("--smi-keep", action="store_true", help="leave what was created")
 
@@ -100,8 +100,14 @@ def harnesses_of(config: pytest.Config, target: Target) -> list[Harness]:
     """Return the harness that was asked for; of the local one as many meshes as the target allows and we can use."""
     if config.getoption("--smi-harness") == "kubernetes":
         return [KubernetesHarness(target, str(config.getoption("--smi-context")))]
-    count = min(target.meshes, int(config.getoption("--smi-parallel")))
+    count = min(target.meshes, parallel_of(config, target))
     return [LocalHarness(target, clients=1 if count > 1 else 2) for _ in range(max(count, 1))]
+
+
+def parallel_of(config: pytest.Config, target: Target) -> int:
+    """Return how many cases are played at a time."""
+    several = target.meshes if config.getoption("--smi-harness") == "local" else 0
+    return int(config.getoption("--smi-parallel")) or max(several, 4)
 
 
 def rules_of(config: pytest.Config, deadline: float) -> Rules:
@@ -139,7 +145,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if missing := unswitchable(target, profiles, selected):
         raise pytest.UsageError(missing)
     rules = rules_of(config, target.deadline)
-    run = Run(target, harnesses_of(config, target), rules, int(config.getoption("--smi-parallel")))
+    run = Run(target, harnesses_of(config, target), rules, parallel_of(config, target))
     run.profiles = profiles
     options = {"profiles": "--smi-profile", "versions": "--smi-versions", "cases": "--smi-case"}
     run.selection = {name: sorted(chosen) for name, option in options.items() if (chosen := _names(config, option))}

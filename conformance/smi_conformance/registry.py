@@ -35,7 +35,8 @@ MODULES = (
 
 
 Alone: TypeAlias = 'Literal["", "mesh", "machine"]'
-"""What a case wants for itself: the mesh, because it disturbs it, or the machine, because it measures time."""
+"""What a case wants for itself: the mesh, because it disturbs it, or the machine, because it measures time: that one it
+shares with others that do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,14 @@ class Registered:
     play: Play
     enforced: bool
     alone: Alone
+    long: bool
 
 
 _CASES: dict[str, Registered] = {}
 
 
-def case(name: str, *, alone: Alone = "") -> Callable[[F], F]:
-    """Register a case."""
+def case(name: str, *, alone: Alone = "", long: bool = False) -> Callable[[F], F]:
+    """Register a case; one that takes `long` is begun first."""
     entry = catalog.entries()[name]
     if name in _CASES:
         raise ValueError(f"{name} has two cases")
@@ -60,7 +62,7 @@ def case(name: str, *, alone: Alone = "") -> Callable[[F], F]:
 
     def register(play: F) -> F:
         enforced = any(profile in {"ACCESS", "ACCESS-L4", "IDENTITY"} for profile in entry.profiles)
-        _CASES[name] = Registered(play, enforced or name.startswith("XR"), alone)
+        _CASES[name] = Registered(play, enforced or name.startswith("XR"), alone, long)
         return play
 
     return register

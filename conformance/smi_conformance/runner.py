@@ -12,6 +12,7 @@ import contextlib
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ from smi_conformance.render import UnsayableError
 from smi_conformance.target import Target
 from smi_conformance.trial import Failure, Notes, Rules, Trial
 
-KEPT = 20
-"""So many pods may stay between cases, in all places together."""
+KEPT = 6
+"""So many pods may stay between cases in each mesh: each that stays is told of every later change, each that goes may
+have to be started again."""
 
 RANKED = ("error", "failed", "skipped", "notServed", "notSupported", "passed", "observed")
 """The results of a case, that which says most first."""
@@ -79,6 +81,34 @@ def instances() -> tuple[Instance, ...]:
     """Return every case under every version that has it."""
     entries = catalog.entries()
     return tuple(Instance(entries[name], version) for name in cases() for version in entries[name].versions)
+
+
+class Queue:
+    """Hands out what is to be played, so that few workloads are started and all workers end together.
+
+    A worker goes on with the versions of its case, then with a case of the same mode, for which its mesh has the
+    workloads. What takes long begins first. At the end workers take versions from each other.
+    """
+
+    def __init__(self, batch: Iterable[Instance]) -> None:
+        self._fresh: dict[str, deque[Instance]] = {}
+        self._begun: dict[str, deque[Instance]] = {}
+        for instance in sorted(batch, key=lambda item: not cases()[item.entry.id].long):
+            self._fresh.setdefault(instance.entry.id, deque()).append(instance)
+
+    def take(self, last: Instance | None, *, enforced: bool) -> Instance | None:
+        """Return what a worker plays after `last`; None: nothing is left."""
+        if last is not None and self._begun.get(last.entry.id):
+            return self._begun[last.entry.id].popleft()
+        if self._fresh:
+            name = next((name for name in self._fresh if cases()[name].enforced == enforced), next(iter(self._fresh)))
+            self._begun[name] = self._fresh.pop(name)
+        else:
+            left = {name: queue for name, queue in self._begun.items() if queue}
+            if not left:
+                return None
+            name = max(left, key=lambda item: (cases()[item].enforced == enforced, len(left[item])))
+        return self._begun[name].popleft()
 
 
 def _same(entry: Entry, result: str, reason: str) -> tuple[Verdict, ...]:
@@ -175,16 +205,14 @@ class Run:
     async def _everything(self, selected: tuple[Instance, ...]) -> None:
         self._task = asyncio.current_task()
         run = secrets.token_hex(2) if self.harness.name == "kubernetes" else ""
-        keep = max(KEPT // len(self.harnesses), 1)
-        pools = self._pools = [Pool(harness, run, keep=keep) for harness in self.harnesses]
+        most = KEPT if len(self.harnesses) > 1 else KEPT * self.parallel
+        pools = self._pools = [Pool(harness, run, keep=most) for harness in self.harnesses]
         try:
             await asyncio.gather(*(harness.start() for harness in self.harnesses))
             for hook, batch in self._phases(selected):
                 if hook:
                     await self.harness.hook(hook)
-                # Places are for one mode: first all cases of one, then all of the other, and places last longest.
-                ordered = sorted(batch, key=lambda item: not cases()[item.entry.id].enforced)
-                for group, width in self._waves(ordered):
+                for group, width in self._waves(batch):
                     await self._play_all(pools, group, width)
         except HarnessError as error:
             self.broken = str(error)
@@ -214,29 +242,31 @@ class Run:
         return [phase for phase in phases if phase[1]]
 
     def _waves(self, batch: Sequence[Instance]) -> list[tuple[list[Instance], int]]:
-        """Return what is played one after the other, and how many cases at a time."""
+        """Return what is played one after the other, and how many cases at a time.
+
+        Cases that measure time are played when all others are over. They wait far more than they work, so that one in
+        each mesh disturbs the others as little as their own proxies do.
+        """
         found: dict[str, list[Instance]] = {"": [], "mesh": [], "machine": []}
         for item in batch:
             found[cases()[item.entry.id].alone].append(item)
         if len(self.harnesses) >= self.parallel:  # every case has a mesh for itself
             found[""] += found.pop("mesh")
-        return [(group, self.parallel if name == "" else 1) for name, group in found.items() if group]
+        each = min(len(self.harnesses), self.parallel)
+        return [(group, self.parallel if name == "" else each) for name, group in found.items() if group]
 
     async def _play_all(self, pools: Sequence[Pool], batch: list[Instance], width: int) -> None:
-        # The versions of one case follow each other in one place: the others of its layout need not be started.
-        groups: dict[str, list[Instance]] = {}
-        for instance in batch:
-            groups.setdefault(instance.entry.id, []).append(instance)
-        queue = list(reversed(groups.values()))
+        queue = Queue(batch)
 
-        async def worker(pool: Pool) -> None:
-            while queue:
-                for instance in queue.pop():
-                    self._finish(await self._play(pool, instance))
+        async def worker(pool: Pool, *, enforced: bool) -> None:
+            last: Instance | None = None
+            while (last := queue.take(last, enforced=pool.mode if pool.mode is not None else enforced)) is not None:
+                self._finish(await self._play(pool, last))
 
         async with asyncio.TaskGroup() as group:
-            for number in range(min(width, len(groups))):
-                group.create_task(worker(pools[number % len(pools)]))
+            for number in range(min(width, len(batch))):
+                # Half of the meshes begin with either mode: what they start then lasts longest.
+                group.create_task(worker(pools[number % len(pools)], enforced=len(pools) > 1 and bool(number % 2)))
 
     def _finish(self, outcome: Outcome, *, tell: bool = True) -> None:
         self.outcomes[outcome.instance.id] = outcome

@@ -197,7 +197,8 @@ class Trial:
                     self.notes.converged.append(began - self._t0)
                     return streak
                 wrong = f"never answered: {', '.join(sorted(missing))}" if missing else wrong
-                size = min(200, size * 2) if len(streak) >= k and missing else max(1, k // 4)
+                rest = max(1, k // 4) if quiet else max(1, k - len(streak))  # over the quiet time, or at once
+                size = min(200, size * 2) if len(streak) >= k and missing else rest
                 pause = quiet / 2
             else:
                 streak, wrong, size, pause = [], str(bad), max(1, min(4, k // 2)), min(0.2, pause * 1.5)

@@ -38,6 +38,8 @@ CAPABILITIES = (
 )
 READY = 60.0
 _SETTLED = 3.0
+_LAST_NEWS = 0.3
+"""Seconds for the last news of a folder to be heard: what is written afterwards has to be found without any."""
 
 
 class Driver:
@@ -175,6 +177,7 @@ class Driver:
             self._recompile()
         if name == "breakWatch":
             await asyncio.to_thread(self._replace_folder)
+            await asyncio.sleep(_LAST_NEWS)
         return {}
 
     def _recompile(self) -> None:
