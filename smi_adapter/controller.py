@@ -131,7 +131,7 @@ class Controller:
         key = secrets.token_bytes(32)  # nobody else's until the authority is there
         self._peers = peers.Peers(holder, key, self._is_in_touch)
         self._replicas = replicas.Replicas(holder, key, self._reporting.changed, self._peers.met)
-        self._webhooks = _webhooks(settings, client, self._judge, lambda: self._lease.left() > 0)
+        self._webhooks = _webhooks(settings, client, self._judge, self._lease.left)
         spoken = [web.post(replicas.PATH, self._hear), web.post(peers.PATH, self._answer)]
         self._health = HealthServer(self.health, self.metrics.registry, spoken)
         self._changed = asyncio.Event()
@@ -418,7 +418,7 @@ class Controller:
         )
 
 
-def _webhooks(settings: Settings, client: Client, judge: Judge, leads: Callable[[], bool]) -> Webhooks | None:
+def _webhooks(settings: Settings, client: Client, judge: Judge, left: Callable[[], float]) -> Webhooks | None:
     """Return the webhooks if they were asked for."""
     if not settings.webhook_address:
         return None
@@ -430,7 +430,7 @@ def _webhooks(settings: Settings, client: Client, judge: Judge, leads: Callable[
         settings.webhook_certificates,
         settings.webhook_names,
     )
-    return Webhooks(client, options, judge, leads)
+    return Webhooks(client, options, judge, left)
 
 
 def _reached_at(address: str, port: int) -> str:

@@ -24,7 +24,8 @@ from smi_adapter.settings import Settings
 _log = logging.getLogger(__name__)
 
 _LOOK: Final = 30.0
-_OWN_ACCOUNT: Final = "smi-adapter"
+_OUTSIDE: Final = "smi-adapter"
+"""What a controller that runs in no pod calls itself."""
 
 
 class Issuing:
@@ -40,7 +41,7 @@ class Issuing:
             f"{service}.{namespace}.svc.cluster.local",
             f"{service}.{namespace}",
         )
-        self._own = f"spiffe://{settings.trust_domain}/ns/{namespace}/sa/{_OWN_ACCOUNT}"
+        self._own = f"spiffe://{settings.trust_domain}/ns/{namespace}/sa/{client.account or _OUTSIDE}"
         self._life = float(settings.certificate_seconds)
         self._secret = AuthoritySecret(client, settings.authority_secret, settings.trust_domain)
         self._proxies: Issuer

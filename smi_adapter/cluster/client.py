@@ -122,6 +122,8 @@ class Client:
         self._login = login
         self.namespace: str = login.namespace
         """The namespace of the kubeconfig's context, or of the pod."""
+        self.account: str = login.account
+        """The ServiceAccount of the pod; "" outside of one."""
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Client:
@@ -226,6 +228,7 @@ class _Login:
     """Credentials, and the library's client that uses them; both are made anew when the credentials change."""
 
     namespace = "default"
+    account = ""
 
     def __init__(self) -> None:
         self.api: Any = None
@@ -304,6 +307,7 @@ class _InCluster(_Login):
             if old is not None:
                 await old.close()
         self.api.token = token
+        self.account = self.api.account
 
 
 class _Kubeconfig(_Login):

@@ -16,6 +16,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from smi_adapter.cluster.signing import claims_of
+
 
 class NoServerError(Exception):
     """The pod was not told where the API server is."""
@@ -30,6 +32,12 @@ class PodApi:
         context = ssl.create_default_context(cafile=str(ca))
         connector = aiohttp.TCPConnector(ssl=context, limit=0)  # a watch holds its connection; there may be hundreds
         self._session = aiohttp.ClientSession(connector=connector, trust_env=True)
+
+    @property
+    def account(self) -> str:
+        """Return the name of the ServiceAccount that the token is of; "" if it does not say so."""
+        claims = claims_of(self.token)
+        return claims.bound.serviceaccount.name if claims else ""
 
     async def call_api(
         self,

@@ -18,12 +18,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
 from smi_adapter.cluster.pace import Api, Pace, passes, read
+from smi_adapter.cluster.stored import Known, StoredList, StoredObject
 from smi_adapter.findings import Finding, Ref, finding
 from smi_adapter.report import ObjectStatus, Report
 
@@ -46,6 +47,8 @@ _PAGE = 500
 _WORTH_A_LIST = 20
 _TRIES = 4
 _FORBIDDEN_PAUSE = 60.0
+_REFUSED = 900.0
+"""Seconds after which a status that no version took is tried again: nobody tells us that a schema was mended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +61,6 @@ class Patience:
     final: float = 0.05
     edit: float = 1.0
     loss: float = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What lies in the API as far as we know."""
-
-    uid: str
-    resource_version: str
-    status: Mapping[str, Any]
-
-    def says(self, report: Report) -> bool:
-        """Tell whether this status is the report's already, whatever its times."""
-        return self.uid == report.subject.uid and _timeless(report.status.data(self.status, 0.0)) == _timeless(
-            self.status, report.status.backend
-        )
-
-    def observed(self) -> object:
-        """Return the generation that the status speaks of."""
-        return self.status.get("observedGeneration")
 
 
 @dataclass(slots=True)
@@ -109,6 +93,16 @@ class _Served:
     with_status: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What no version took: of which object, through which versions, and until when that counts."""
+
+    uid: str
+    generation: int
+    versions: tuple[str, ...]
+    until: float
+
+
 class StatusWriter:
     """Writes reports; only while `left()` says that there is time for it. `namespaces`: the only ones with rights."""
 
@@ -121,6 +115,7 @@ class StatusWriter:
         workers: int = 8,
         patience: Patience = Patience(),
         timeout: float = 10.0,
+        refusal: float = _REFUSED,
     ) -> None:
         self.counts = Counts()
         self._api = api
@@ -129,11 +124,12 @@ class StatusWriter:
         self._workers = workers
         self._patience = patience
         self._timeout = timeout
+        self._refusal = refusal
         self._wanted: dict[Ref, _Wanted] = {}
         self._busy: set[Ref] = set()
-        self._known: dict[Ref, _Known] = {}
+        self._known: dict[Ref, Known] = {}
         self._done: dict[Ref, tuple[str, ObjectStatus]] = {}
-        self._refused: dict[Ref, tuple[str, int]] = {}
+        self._refused: dict[Ref, _Refusal] = {}
         self._heaps: tuple[list[tuple[float, Ref]], ...] = ([], [])  # what is wrong goes before what is right
         self._news = asyncio.Event()
         self._served: dict[tuple[str, str], _Served] = {}
@@ -150,8 +146,6 @@ class StatusWriter:
         ref, subject = report.subject.ref, report.subject
         if ref not in self._busy and self._done.get(ref) == (subject.uid, report.status):
             self._wanted.pop(ref, None)
-            return
-        if self._refused.get(ref) == (subject.uid, subject.generation):
             return
         now = time.monotonic()
         before = self._wanted.get(ref)
@@ -176,7 +170,7 @@ class StatusWriter:
         """Return how many objects wait to be written."""
         return len(self._wanted.keys() | self._busy)
 
-    def _delay(self, report: Report, known: _Known | None) -> float:
+    def _delay(self, report: Report, known: Known | None) -> float:
         if not report.passing:
             return self._patience.final
         edited = known is None or known.observed() != report.subject.generation
@@ -250,6 +244,8 @@ class StatusWriter:
             else:
                 self._pace.failed(error)
                 again = 0.5
+                if isinstance(error, ApiError) and error.status == 500:  # perhaps this object alone is to blame
+                    again = min(_FORBIDDEN_PAUSE, again * 2 ** min(wanted.tries, 10))
         if again is not None and ref not in self._wanted:
             due = time.monotonic() + again
             tries = wanted.tries + 1
@@ -259,9 +255,9 @@ class StatusWriter:
     async def _write(self, ref: Ref, report: Report) -> float | None:
         """Write, if it differs from what lies there; return in how many seconds to try again, None if it is done."""
         served = await self._versions(ref.group, ref.kind)
-        if not served.with_status:
-            if served.versions:
-                self._foreign.add(_crd(ref))
+        if served.versions and not served.with_status:
+            self._foreign.add(_crd(ref))
+        if not served.with_status or self._is_refused(ref, report, served):
             return None
         if ref not in self._known:
             await self._learn(ref.group, ref.kind, served)
@@ -282,7 +278,14 @@ class StatusWriter:
             known = None
         return 1.0
 
-    async def _try(self, ref: Ref, report: Report, known: _Known, served: _Served) -> bool:
+    def _is_refused(self, ref: Ref, report: Report, served: _Served) -> bool:
+        """Tell whether the same would meet the same answer; other versions may take it, and a mended schema too."""
+        known, subject = self._refused.get(ref), report.subject
+        if known is None or time.monotonic() >= known.until:
+            return False
+        return (known.uid, known.generation, known.versions) == (subject.uid, subject.generation, served.with_status)
+
+    async def _try(self, ref: Ref, report: Report, known: Known, served: _Served) -> bool:
         """Write once; False if what we knew of the object is out of date."""
         try:
             await self._apply(ref, report, known, served)
@@ -296,7 +299,7 @@ class StatusWriter:
             return False
         return True
 
-    async def _apply(self, ref: Ref, report: Report, known: _Known, served: _Served) -> None:
+    async def _apply(self, ref: Ref, report: Report, known: Known, served: _Served) -> None:
         """Send it through the versions that may take it, the best one first."""
         status = report.status.data(known.status, time.time())
         best = [version for version in (report.subject.version,) if version in served.with_status]
@@ -324,27 +327,29 @@ class StatusWriter:
                     timeout=max(0.1, min(self._timeout, self._left())),
                 )
             except ApiError as error:
-                if error.status not in {400, 422}:
+                if not _refuses(error):
                     raise
                 refusal = error
                 continue
             self._note(ref, answer)
             self._done[ref] = (report.subject.uid, report.status)
+            self._refused.pop(ref, None)
             self.counts.written += 1
             return
         self.counts.refused += 1
-        self._refused[ref] = (report.subject.uid, report.subject.generation)
+        until = time.monotonic() + self._refusal
+        self._refused[ref] = _Refusal(report.subject.uid, report.subject.generation, served.with_status, until)
         _log.warning("no served version takes the status of %s; Events tell instead: %s", ref, refusal)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def _note(self, ref: Ref, answer: bytes) -> _Known:
-        found = read(answer, _Object)
-        known = _Known(found.metadata.uid, found.metadata.resourceVersion, found.status or {})
+    def _note(self, ref: Ref, answer: bytes) -> Known:
+        found = read(answer, StoredObject)
+        known = found.known()
         self._known[ref] = known
         return known
 
-    async def _read(self, ref: Ref, served: _Served) -> _Known | None:
+    async def _read(self, ref: Ref, served: _Served) -> Known | None:
         path = _resource(ref, served.versions[0]).path(ref.namespace, ref.name)
         try:
             return self._note(ref, await self._api.request("GET", path, timeout=self._timeout))
@@ -372,11 +377,11 @@ class StatusWriter:
     async def _learn_from(self, resource: Resource, namespace: str) -> None:
         query = {"limit": str(_PAGE)}
         while True:
-            page = read(await self._api.request("GET", resource.path(namespace), query=query), _List)
+            page = read(await self._api.request("GET", resource.path(namespace), query=query), StoredList)
             for item in page.items or ():
                 meta = item.metadata
                 ref = Ref(resource.kind, meta.namespace, meta.name, resource.group)
-                self._known[ref] = _Known(meta.uid, meta.resourceVersion, item.status or {})
+                self._known[ref] = item.known()
             if not page.metadata.continue_:
                 return
             query["continue"] = page.metadata.continue_
@@ -412,27 +417,6 @@ class StatusWriter:
         return sorted((item.version for item in read(answer, _Group).versions), reverse=True)
 
 
-class _Meta(msgspec.Struct):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resourceVersion: str = ""  # noqa: N815 - Kubernetes' name
-
-
-class _Object(msgspec.Struct):
-    metadata: _Meta
-    status: dict[str, Any] | None = None
-
-
-class _ListMeta(msgspec.Struct):
-    continue_: str = msgspec.field(name="continue", default="")
-
-
-class _List(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[_Object] | None = None
-
-
 class _Version(msgspec.Struct):
     version: str
 
@@ -449,30 +433,17 @@ class _Resources(msgspec.Struct):
     resources: list[_ApiResource] = []
 
 
+def _refuses(error: ApiError) -> bool:
+    """Tell whether a version does not take this object's status, whatever else the API server is able to do.
+
+    A schema that lacks a field is an internal error to server-side apply: 500, as if the server were ill.
+    """
+    return error.status in {400, 422} or (error.status == 500 and "typed patch object" in error.message)
+
+
 def _resource(ref: Ref, version: str) -> Resource:
     return Resource(ref.group, version, PLURALS[ref.kind], ref.kind)
 
 
 def _crd(ref: Ref) -> Ref:
     return Ref("CustomResourceDefinition", "", f"{PLURALS[ref.kind]}.{ref.group}", CRD_GROUP)
-
-
-def _timeless(status: Mapping[str, Any], backend: str | None = None) -> object:
-    """Return what a status says, without its times; with `backend`, without what others wrote beside us."""
-    entries = status.get("backends")
-    backends = [item for item in entries if isinstance(item, Mapping)] if isinstance(entries, list) else []
-    if backend is not None:
-        backends = [item for item in backends if item.get("name") == backend]
-    ours = {"Accepted", "ResolvedRefs", "Programmed", "PartiallyTranslated", "Conflicted"}
-    return (
-        status.get("observedGeneration"),
-        _plain(status.get("conditions"), ours),
-        [(item.get("name"), _plain(item.get("conditions"), ours)) for item in backends],
-    )
-
-
-def _plain(conditions: object, kinds: set[str]) -> list[dict[str, Any]]:
-    found = [item for item in conditions if isinstance(item, dict)] if isinstance(conditions, list) else []
-    chosen = [item for item in found if item.get("type") in kinds]
-    chosen.sort(key=lambda item: str(item.get("type")))
-    return [{key: value for key, value in item.items() if key != "lastTransitionTime"} for item in chosen]

@@ -90,13 +90,14 @@ class ObjectStatus:
 
 def timed(conditions: Sequence[Mapping[str, Any]], before: object, now: float) -> list[dict[str, Any]]:
     """Give each condition its lastTransitionTime: the old one unless its status has changed."""
-    known = {item.get("type"): item for item in before if isinstance(item, Mapping)} if isinstance(before, list) else {}
+    items = [item for item in before if isinstance(item, Mapping)] if isinstance(before, list) else []
+    known = {str(item.get("type")): item for item in items}  # of a foreign CRD it may be anything
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     made: list[dict[str, Any]] = []
     for condition in conditions:
         old = known.get(condition["type"], {})
         kept = old.get("lastTransitionTime") if old.get("status") == condition["status"] else None
-        made.append({**condition, "lastTransitionTime": kept or moment})
+        made.append({**condition, "lastTransitionTime": kept if isinstance(kept, str) and kept else moment})
     return made
 
 

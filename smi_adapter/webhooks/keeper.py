@@ -1,7 +1,8 @@
 """Sees to it that the API server trusts the webhook server: one Secret, renewed in time, and the `caBundle` patches.
 
-Every replica reads the Secret and shows its certificate; only the leader writes. What is in memory counts: a Secret
-that is deleted or overwritten stops nobody, it is reported, and written again only if it was ours (faults.md F37).
+Every replica reads the Secret and shows its certificate; only the leader writes, and no longer than its lease lasts.
+What is in memory counts: a Secret that is deleted or overwritten stops nobody, it is reported, and written again only
+if it was ours (faults.md F37).
 The bundle is patched into the webhook configurations that are named, and there only where a webhook points at our own
 Service; it is looked at every half minute, so whoever removes it (a re-install, GitOps) sees it come back. With it goes
 the path on which the server says all that it knows (`server`).
@@ -112,7 +113,7 @@ class SecretKeeper:
         client: Client,
         places: Places,
         server: Shows,
-        leads: Callable[[], bool],
+        left: Callable[[], float],
         *,
         lives: Lives | None = None,
         clock: Callable[[], float] = time.time,
@@ -121,7 +122,7 @@ class SecretKeeper:
         self._client = client
         self._places = places
         self._server = server
-        self._leads = leads
+        self._left = left
         self._lives = lives or Lives()
         self._clock = clock
         self._shown = b""
@@ -232,6 +233,16 @@ class SecretKeeper:
         kept = "what is in memory is used" if self.held else "webhooks have no certificate"
         return [finding("SMI0906", self._subject, "data", f"{stored.wrong}{denied}; {kept}")]
 
+    def _leads(self) -> bool:
+        return self._left() > 0
+
+    async def _send(self, method: str, path: str, **more: Any) -> None:
+        """Write, if there is time left: what hangs longer would come in the way of the next leader."""
+        left = self._left()
+        if left <= 0:
+            raise Unreachable("this replica does not lead any more")
+        await self._client.request(method, path, timeout=min(10.0, left), **more)
+
     def _wanted(self) -> tuple[tuple[str, ...], Lives, float]:
         return self.names, self._lives, self._clock()
 
@@ -242,11 +253,11 @@ class SecretKeeper:
         try:
             if not version:
                 body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
-                await self._client.request("POST", _SECRETS.path(self._client.namespace), body=body)
+                await self._send("POST", _SECRETS.path(self._client.namespace), body=body)
                 return True
             gone = {name: None for name in ("coming.pem", "leaving.crt") if name not in data}
             body = {"metadata": {**metadata, "resourceVersion": version}, "data": {**data, **gone}}
-            await self._client.request("PATCH", self._path, body=body, content_type=_MERGE)
+            await self._send("PATCH", self._path, body=body, content_type=_MERGE)
         except ApiError as error:
             if error.status == 409:
                 return False
@@ -314,7 +325,7 @@ class SecretKeeper:
                     {"op": "add", "path": f"{one.path}/{at}", "value": value} for at, value in changes.items()
                 ]
         if operations:
-            await self._client.request("PATCH", path, body=operations, content_type=_JSON_PATCH)
+            await self._send("PATCH", path, body=operations, content_type=_JSON_PATCH)
         return ""
 
     def _is_ours(self, client: Mapping[str, Any]) -> bool:

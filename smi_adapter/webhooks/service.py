@@ -27,9 +27,12 @@ class WebhookOptions:
 
 
 class Webhooks:
-    """A server, and the keeper of its certificates. `keep` is a task for as long as it runs, and must not end."""
+    """A server, and the keeper of its certificates. `keep` is a task for as long as it runs, and must not end.
 
-    def __init__(self, client: Client, options: WebhookOptions, judge: Judge, leads: Callable[[], bool]) -> None:
+    `left`: see `Lease.left`.
+    """
+
+    def __init__(self, client: Client, options: WebhookOptions, judge: Judge, left: Callable[[], float]) -> None:
         self.server = WebhookServer(judge, converts=options.converts)
         self._keeper: Keeper
         if options.folder:
@@ -38,7 +41,7 @@ class Webhooks:
             conversions = tuple(crds.name_of(one) for one in crds.definitions()) if options.converts else ()
             validating = (options.configuration,) if options.configuration else ()
             places = Places(options.secret, options.service, options.names, validating, conversions)
-            self._keeper = SecretKeeper(client, places, self.server, leads)
+            self._keeper = SecretKeeper(client, places, self.server, left)
 
     def know(self, key: bytes) -> None:
         """Take the key that all replicas share: from it comes the path on which the API server is told everything."""

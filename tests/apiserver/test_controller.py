@@ -156,7 +156,7 @@ async def test_in_a_pod_the_client_needs_three_files_and_two_variables(
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
     client = await Client.connect()
     try:
-        assert client.namespace == namespace
+        assert (client.namespace, client.account) == (namespace, "default")
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         answer = await client.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)
         assert f"system:serviceaccount:{namespace}:default".encode() in answer

@@ -269,3 +269,57 @@ async def test_an_object_of_a_foreign_crd_gets_events_only(own_api_server: Contr
         assert "status" not in own_api_server.get(
             f"/apis/split.smi-spec.io/v1alpha4/namespaces/{shop}/trafficsplits/canary"
         )
+
+
+def with_statuses(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return our CRDs, with another schema for every status: those of somebody else."""
+    foreign: list[dict[str, Any]] = json.loads(json.dumps(crds.definitions()))
+    for crd in foreign:
+        for version in crd["spec"]["versions"]:
+            version["schema"]["openAPIV3Schema"]["properties"]["status"] = schema
+    return foreign
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    ["nonsense", {"conditions": [{"type": {}}, {"type": "Accepted", "lastTransitionTime": 7}], "backends": 1}],
+)
+async def test_nonsense_in_the_status_of_one_object_keeps_no_other_from_its_own(
+    own_api_server: ControlPlane, nonsense: object
+) -> None:
+    own_api_server.apply(*with_statuses({"x-kubernetes-preserve-unknown-fields": True}))
+    shop = own_api_server.new_namespace()
+    odd = canary(shop)
+    other = {**canary(shop), "metadata": {**odd["metadata"], "name": "other"}}
+    own_api_server.apply(odd, other)
+    path = f"/apis/split.smi-spec.io/v1alpha4/namespaces/{shop}/trafficsplits/canary/status"
+    own_api_server.request("PATCH", path, {"status": nonsense}, "application/merge-patch+json")
+    async with cluster(own_api_server, shop, mode=Mode.PERMISSIVE) as running:
+        running.seen(*world(shop))
+        running.reread(odd)
+        running.reread(other)
+        running.acknowledge(*CALLERS)
+        await until(lambda: "Programmed" in running.status(other))
+        await until(lambda: "Programmed" in running.status(odd))
+        assert running.reporting.status.counts.failed == 0
+
+
+LESS = {"type": "object", "properties": {"conditions": {"type": "array", "items": {"type": "object"}}}}
+
+
+@pytest.mark.parametrize("schema", [LESS, {"type": "string"}], ids=["without some of our fields", "no object"])
+async def test_a_status_that_no_schema_took_is_written_when_the_schema_is_mended(
+    own_api_server: ControlPlane, schema: dict[str, Any]
+) -> None:
+    own_api_server.apply(*with_statuses(schema))
+    shop = own_api_server.new_namespace()
+    async with cluster(own_api_server, shop, mode=Mode.PERMISSIVE) as running:
+        writer = running.reporting.status
+        writer._refusal = 1.0  # as if a quarter of an hour went by sooner
+        running.seen(*world(shop))
+        split = canary(shop)
+        await reported(running, split)
+        await until(lambda: writer.counts.refused)
+        own_api_server.apply(*crds.definitions())
+        running.acknowledge(*CALLERS)  # each look offers it again
+        await until(lambda: "Accepted" in running.status(split), 120)

@@ -221,7 +221,7 @@ async def test_f37_a_secret_that_may_not_be_created_is_told_and_memory_goes_on(r
     limited = await Client.connect(str(world.plane.user(name)))
     limited.namespace = namespace
     one = await world.replica()
-    keeper = SecretKeeper(limited, Places(SECRET, "smi-adapter-webhooks", ("localhost",)), one.server, lambda: True)
+    keeper = SecretKeeper(limited, Places(SECRET, "smi-adapter-webhooks", ("localhost",)), one.server, lambda: 10.0)
     await keeper.look()
     held = keeper.held
     assert held is not None

@@ -50,7 +50,7 @@ class Replica:
             self.client,
             self.places,
             self.server,
-            lambda: self.leads,
+            lambda: 10.0 if self.leads else 0.0,
             lives=self.lives,
         )
 

@@ -39,7 +39,7 @@ def view() -> View:
 
 @pytest.fixture
 def replica(view: View) -> Controller:
-    client: Any = SimpleNamespace(namespace="smi-system")
+    client: Any = SimpleNamespace(namespace="smi-system", account="")
     source: Any = view
     made = Controller(Settings.model_validate({}), client, source)
     served: Any = object()
