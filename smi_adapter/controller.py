@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -28,6 +29,7 @@ from smi_adapter.backends.envoy import secrets as envoy_secrets
 from smi_adapter.cluster import replicas
 from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
+from smi_adapter.cluster.bundle import PublicBundle
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
 from smi_adapter.cluster.ownership import installation
@@ -110,6 +112,7 @@ class Controller:
         self._source = source
         self._own = f"spiffe://{settings.trust_domain}/ns/{client.namespace}/sa/{_OWN_ACCOUNT}"
         self._secret = AuthoritySecret(client, settings.authority_secret, settings.trust_domain)
+        self._public = PublicBundle(client, settings.authority_secret)
         options = TokenOptions(settings.trust_domain, settings.token_audience, settings.check_peer_address)
         self._reviewer = TokenReviewer(client, self.residents, options)
         self.server = AdsServer(self._secrets, on_ack=self._answered)
@@ -178,6 +181,7 @@ class Controller:
             "lead": self._lead(),
             "tell-leader": self._tell_leader(),
             "keep-authority": self._keep_authority(),
+            "publish-bundle": self._public.keep(lambda: self.bundle, partial(self._alerts.__setitem__, "bundle")),
             "keep-signing-keys": self._keep_signing_keys(),
             **({"keep-webhooks": self._webhooks.keep()} if self._webhooks else {}),
         }
