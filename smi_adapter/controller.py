@@ -318,7 +318,7 @@ class Controller:
             self._webhooks.know(authority.shared_key("webhooks"))
         self._issuer = Issuer(authority, life)
         self._server_issuer = Issuer(authority, life, names)
-        options = app.options_of(self._settings, authority.bundle)
+        options = app.options_of(self._settings, authority.bundle, namespace)
         self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
 
     def _tls(self) -> ServerTls:
