@@ -22,7 +22,7 @@ from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
 from smi_adapter.mesh import Mesh
 from smi_adapter.settings import Settings
 from smi_adapter.smi.objects import ACCESS_GROUP
-from smi_adapter.snapshot import EMPTY, Mode, Options, Profile, Snapshot
+from smi_adapter.snapshot import API_SERVER, EMPTY, Mode, Options, Profile, Snapshot
 from smi_adapter.translate import Translation
 
 _log = logging.getLogger(__name__)
@@ -132,14 +132,19 @@ def compiled(objects: Iterable[decode.RawObject], backend: Backend, options: Opt
     return Compiler(backend, options).apply({decode.ref_of(item): item for item in objects})
 
 
-def options_of(settings: Settings, bundle: bytes = b"") -> Options:
-    """Return the part of the settings that decides what objects mean; `bundle` is the PEM of our root certificates."""
+def options_of(settings: Settings, bundle: bytes = b"", namespace: str = "") -> Options:
+    """Return the part of the settings that decides what objects mean.
+
+    `bundle` is the PEM of our root certificates, `namespace` where we run in a cluster.
+    """
+    own = {(namespace, name) for name in (settings.xds_service, settings.webhook_service) if namespace}
     return Options(
         profile=Profile(settings.profile),
         mode=Mode(settings.mode),
         trust_domain=settings.trust_domain,
         federated_domains=frozenset(settings.federated_domains),
         bundle=bundle,
+        guarded=frozenset({API_SERVER, *own}),
     )
 
 

@@ -26,6 +26,7 @@ from smi_adapter import __version__, app, decode
 from smi_adapter.backends import Manifests, XdsConfig
 from smi_adapter.cluster import peers, replicas
 from smi_adapter.cluster.apply import Applier
+from smi_adapter.cluster.bundle import PublicBundle
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
 from smi_adapter.cluster.ownership import installation
@@ -115,6 +116,7 @@ class Controller:
         self._client = client
         self._source = source
         self._issuing = Issuing(settings, client)
+        self._public = PublicBundle(client, settings.authority_secret)
         options = TokenOptions(settings.trust_domain, settings.token_audience, settings.check_peer_address)
         self._reviewer = TokenReviewer(client, self.residents, options)
         limits = Limits(waiting_per_address=_WAITING if settings.check_peer_address else math.inf)
@@ -154,7 +156,7 @@ class Controller:
             self._replicas.key = self._peers.key = authority.shared_key("replicas")
             if self._webhooks:
                 self._webhooks.know(authority.shared_key("webhooks"))
-            options = app.options_of(self._settings, authority.bundle)
+            options = app.options_of(self._settings, authority.bundle, self._client.namespace)
             self._compiler = app.Compiler(app.backend_of(self._settings), options, cluster=True)
             door = TokenDoor(self._reviewer, self._workload_of, self._api_is_there, self._reviewer.screen)
             xds = await self.server.start(*host_and_port(self._settings.xds_address), self._issuing.tls, door)
@@ -191,6 +193,7 @@ class Controller:
             "tell-leader": self._tell_leader(),
             "compare": self._peers.compare(lambda: self._lease.leader_address),
             "keep-authority": self._issuing.keep(),
+            "publish-bundle": self._public.keep(lambda: self.bundle),
             "keep-signing-keys": self._keep_signing_keys(),
             "sweep-proxies": self.server.watch(),
             "feel-loop": self.metrics.feel_loop(),
@@ -381,7 +384,7 @@ class Controller:
 
     def health(self) -> Health:
         """Return whether proxies should come here."""
-        alerts = (self._issuing.problem,) if self._issuing.problem else ()
+        alerts = tuple(text for text in (self._issuing.problem, self._public.problem) if text)
         if self._draining:
             return Health(ready=False, why=("this replica is going away",))
         if self.compiled is None:

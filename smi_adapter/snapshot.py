@@ -31,6 +31,9 @@ _V = TypeVar("_V")
 MODE_ANNOTATION = "smi-adapter.io/access-mode"
 """On a Namespace: `enforce`, `audit` or `permissive` for the destinations of that namespace (T1)."""
 
+API_SERVER = ("default", "kubernetes")
+"""The Service by which a cluster knows its API server."""
+
 
 def _empty() -> Mapping[_K, _V]:
     return MappingProxyType({})
@@ -55,13 +58,17 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator decides for the whole mesh. `bundle`: PEM of the trusted root certificates (public)."""
+    """What the operator decides for the whole mesh. `bundle`: PEM of the trusted root certificates (public).
+
+    `guarded`: (namespace, name) of the Services of the API server and of the controller, to which no other may lead.
+    """
 
     profile: Profile = Profile.SPEC
     mode: Mode = Mode.ENFORCE
     trust_domain: str = "cluster.local"
     federated_domains: frozenset[str] = frozenset()
     bundle: bytes = b""
+    guarded: frozenset[tuple[str, str]] = frozenset({API_SERVER})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ All pods of a namespace share it, because who a proxy is comes from its token al
 
 from __future__ import annotations
 
-import base64
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import yaml
@@ -25,13 +24,17 @@ ADMIN: Final = "/tmp/smi-adapter-admin.sock"  # noqa: S108 - in the proxy's own 
 
 @click.command()
 @click.option("-n", "--namespace", required=True, help="Namespace of the pods.")
-@click.option("--controller-namespace", default="smi-system", show_default=True, help="Where the controller runs.")
-@click.option("--release", default="smi-adapter", show_default=True, help="Name of its Helm release.")
+@cluster.installation_options
 @click.option("--port", default=18000, show_default=True, help="Port for proxies.")
 @click.option("--metrics", default="0.0.0.0:15090", show_default=True, help="Where the proxy shows its metrics.")
 @cluster.cluster_options
 def bootstrap(
-    namespace: str, controller_namespace: str, release: str, port: int, metrics: str, access: cluster.Access
+    namespace: str,
+    controller_namespace: str | None,
+    release: str | None,
+    port: int,
+    metrics: str,
+    access: cluster.Access,
 ) -> int:
     """Print the ConfigMap `smi-adapter-proxy`, from which the Envoys of a namespace start; changes nothing.
 
@@ -40,21 +43,31 @@ def bootstrap(
     /etc/smi-adapter/envoy.json --service-node NAMESPACE/POD --service-cluster NAMESPACE --drain-time-s 5`: so many
     seconds after a right is taken away its TCP connections are closed. docs/sidecar.md has a whole pod.
     """
-    path = f"/api/v1/namespaces/{controller_namespace}/secrets/{release}-ca"
-
-    async def read(client: Client) -> Any:
-        return await client.get(path)
-
-    certificate = (cluster.ask(access, read).get("data") or {}).get("tls.crt", "")
-    if not certificate:
+    home, name = controller_namespace or cluster.INSTALLATION[0], release or cluster.INSTALLATION[1]
+    roots = cluster.ask(access, lambda client: _roots(client, home, f"{name}-ca"))
+    if not roots:
         raise click.ClickException(
-            f"Secret {controller_namespace}/{release}-ca is empty: did the controller start yet?"
+            f"ConfigMap {home}/{name}-ca holds no root certificates: is that where the controller runs "
+            "(--controller-namespace, --release), and did it start yet?"
         )
-    files = _files(f"{release}-xds.{controller_namespace}.svc", port, metrics)
-    data = {**files, "ca.crt": base64.b64decode(certificate).decode()}
+    data = {**_files(f"{name}-xds.{home}.svc", port, metrics), "ca.crt": roots}
     metadata = {"name": "smi-adapter-proxy", "namespace": namespace}
     click.echo(yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}), nl=False)
     return 0
+
+
+async def _roots(client: Client, namespace: str, name: str) -> str:
+    """Return what the controller has published; the Secret, with the key in it, is nobody's business."""
+    from smi_adapter.cluster.bundle import CERTIFICATES, CONFIG_MAPS  # noqa: PLC0415 - not needed for help
+    from smi_adapter.cluster.client import ApiError  # noqa: PLC0415
+
+    try:
+        found = await client.get(CONFIG_MAPS.path(namespace, name))
+    except ApiError as error:
+        if error.status == 404:
+            return ""
+        raise
+    return str((found.get("data") or {}).get(CERTIFICATES, ""))
 
 
 def _files(server: str, port: int, metrics: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
 
 from smi_adapter.findings import Finding, Ref, finding
 from smi_adapter.mesh import Endpoint, Protocol, Route, Service, ServicePort, WeightedTarget
@@ -24,6 +25,8 @@ from smi_adapter.translate.relations import label_of
 from smi_adapter.translate.view import View
 
 SLICE_GROUP = "discovery.k8s.io"
+
+Address: TypeAlias = IPv4Address | IPv6Address
 
 
 def compute(view: View, key: Key) -> Outcome[Leaf | None]:
@@ -81,7 +84,9 @@ def _endpoints(
     for part, number in _slice_ports(port, slices):
         for endpoint in part.endpoints:
             pod = pods.get((part.meta.namespace, endpoint.pod)) if endpoint.pod else None
-            reason = "" if pod is not None and pod.address == endpoint.address else refusal(endpoint.address)
+            reason = ""
+            if pod is None or pod.address != endpoint.address:
+                reason = refusal(endpoint.address) or _guarded(view, part, endpoint.address)
             if reason:
                 subject = Ref("EndpointSlice", part.meta.namespace, part.meta.name, SLICE_GROUP)
                 notes.append(finding("SMI0703", subject, "endpoints", f"{endpoint.address!r} {reason}"))
@@ -100,14 +105,40 @@ def _slice_ports(port: KubernetesPort, slices: list[EndpointSlice]) -> Iterator[
                 yield part, candidate.number
 
 
+def _guarded(view: View, part: EndpointSlice, address: str) -> str:
+    """Say that an address is the API server's or the controller's, unless the slice is theirs (security TN7)."""
+    guarded = view.options.guarded
+    if (part.meta.namespace, part.service) in guarded:
+        return ""
+    found = (place for place in sorted(guarded) if _plain(address) in _addresses(view, place))
+    return next((f"is an address of {'/'.join(place)}" for place in found), "")
+
+
+def _addresses(view: View, place: Key) -> Iterator[Address | None]:
+    """Yield the addresses of a Service and of what is behind it."""
+    service = view.services.get(place)
+    yield from map(_plain, service.addresses if service is not None else ())
+    for key in view.slices_of_service.get(place) or ():
+        part = view.slices.get(key)
+        yield from (_plain(endpoint.address) for endpoint in (part.endpoints if part is not None else ()))
+
+
 @lru_cache(maxsize=65536)
-def refusal(address: str) -> str:
-    """Return "" if a hand-made endpoint may have this address, else why not, in words (security TN7)."""
+def _plain(address: str) -> Address | None:
+    """Return an address without the many ways to write it: ::ffff:127.0.0.1 leads to where 127.0.0.1 does."""
     try:
         parsed = ip_address(address)
     except ValueError:
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+@lru_cache(maxsize=65536)
+def refusal(address: str) -> str:
+    """Return "" if a hand-made endpoint may have this address, else why not, in words (security TN7)."""
+    parsed = _plain(address)
+    if parsed is None:
         return "is not an IP address"
-    parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # ::ffff:127.0.0.1 leads to where 127.0.0.1 does
     if parsed.is_loopback:
         return "is a loopback address and not that of its pod"
     if parsed.is_link_local:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from smi_adapter.cli import bootstrap, main
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane import ControlPlane, RequestError
 from tests.cluster.mesh import (
     SERVER_NAME,
     Mesh,
@@ -167,11 +167,35 @@ async def test_in_a_pod_the_client_needs_three_files_and_two_variables(
         await client.close()
 
 
+def _who_reads_the_bundle(plane: ControlPlane) -> Path:
+    """Return the login of somebody who may read one ConfigMap, and neither the CA's Secret nor anything else."""
+    what = ("--verb=get", "--resource=configmaps", "--resource-name=smi-adapter-ca")
+    plane.kubectl("create", "role", "sidecars", "-n", "default", *what)
+    plane.kubectl("create", "rolebinding", "sidecars", "-n", "default", "--role=sidecars", "--user=sidecars")
+    return plane.user("sidecars")
+
+
+def _published(plane: ControlPlane) -> str:
+    try:
+        return str(plane.get("/api/v1/namespaces/default/configmaps/smi-adapter-ca")["data"]["ca.crt"])
+    except RequestError as error:
+        return str(error.status)
+
+
+async def test_bootstrap_says_where_it_has_looked(mesh: Mesh) -> None:
+    flags = ["-n", mesh.namespace, "--release", "nobody", "--kubeconfig", str(mesh.plane.kubeconfig)]
+    done = await asyncio.to_thread(CliRunner().invoke, main, ["bootstrap", *flags])
+    assert done.exit_code == 1
+    assert "ConfigMap smi-adapter/nobody-ca holds no root certificates" in done.output
+
+
 async def test_a_sidecar_starts_from_the_printed_config_map(mesh: Mesh, apps: None, tmp_path: Path) -> None:
     chosen = settings(mesh.plane)
     async with controller(mesh.plane, chosen) as (running, _):
         await ready(running)
-        flags = ["-n", mesh.namespace, "--controller-namespace", "default", "--kubeconfig", str(mesh.plane.kubeconfig)]
+        login = _who_reads_the_bundle(mesh.plane)
+        flags = ["-n", mesh.namespace, "--controller-namespace", "default", "--kubeconfig", str(login)]
+        await until(lambda: _published(mesh.plane) == running.bundle.decode())
         done = await asyncio.to_thread(CliRunner().invoke, main, ["bootstrap", *flags])
         assert done.exit_code == 0, done.output
         printed = yaml.safe_load(done.output)

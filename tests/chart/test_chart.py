@@ -182,6 +182,7 @@ def test_names_in_settings_are_those_of_objects(variant: tuple[str, list[dict[st
     assert environment["SMI_ADAPTER_AUTHORITY_SECRET"] in {
         item["metadata"]["name"] for item in of_kind(manifests, "Secret")
     }
+    assert environment["SMI_ADAPTER_AUTHORITY_SECRET"] == _one(manifests, "ConfigMap")["metadata"]["name"]
     leases = [
         name
         for role in of_kind(manifests, "Role")
@@ -316,7 +317,7 @@ def test_the_path_of_the_webhook_is_left_to_the_controller_where_it_patches() ->
 
 
 def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> None:
-    for item in of_kind(variant[1], "Secret"):
+    for item in (*of_kind(variant[1], "Secret"), *of_kind(variant[1], "ConfigMap")):
         assert not item.keys() & {"data", "stringData"}
 
 

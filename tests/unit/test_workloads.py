@@ -6,9 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from smi_adapter.findings import Ref
 from smi_adapter.mesh import Endpoint, Instance, Protocol
-from smi_adapter.smi.objects import HTTPMatch
-from smi_adapter.snapshot import ContainerPort, EndpointSlice, ServicePort, SliceEndpoint, SlicePort
+from smi_adapter.smi.objects import HTTPMatch, Key
+from smi_adapter.snapshot import (
+    API_SERVER,
+    ContainerPort,
+    EndpointSlice,
+    Options,
+    ServicePort,
+    SliceEndpoint,
+    SlicePort,
+)
+from smi_adapter.translate import Translation, translate
 from smi_adapter.translate.ports import protocol_of
 from tests.worlds import NS, World, bookstore, meta
 
@@ -98,6 +108,55 @@ def test_hand_made_endpoints_that_may_not_be_routed_to_are_refused(address: str)
     assert [endpoint.address for endpoint in port.endpoints] == ["10.9.9.9"]
     (found,) = world.findings("SMI0703")
     assert found.subject.kind == "EndpointSlice"
+
+
+HOME = ("mesh", "smi-adapter-xds")
+GUARDING = Options(guarded=frozenset({API_SERVER, HOME}))
+
+
+def guarded_world(*addresses: str) -> World:
+    """Return a world with an API server, a controller, and a Service whose endpoints somebody has made by hand."""
+    world = World().service("shop", selector={})
+    world.service(API_SERVER[1], 443, ns=API_SERVER[0], selector={}, addresses=("10.96.0.1",))
+    for (namespace, name), address in ((API_SERVER, "10.0.0.7"), (HOME, "10.0.0.8")):
+        endpoints = (SliceEndpoint(address),)
+        world.slices[namespace, name] = EndpointSlice(meta(name, namespace), name, (SlicePort("", 443),), endpoints)
+    world.slices[NS, "shop-x"] = slice_with(*addresses)
+    return world
+
+
+def addresses_of(translation: Translation, key: Key) -> list[str]:
+    (port,) = translation.mesh.services[key].ports
+    return [endpoint.address for endpoint in port.endpoints]
+
+
+@pytest.mark.parametrize(
+    ("address", "whose"),
+    [
+        ("10.96.0.1", "default/kubernetes"),
+        ("10.0.0.7", "default/kubernetes"),
+        ("::ffff:10.0.0.7", "default/kubernetes"),
+        ("10.0.0.8", "mesh/smi-adapter-xds"),
+    ],
+)
+def test_hand_made_endpoints_do_not_lead_to_the_api_server_or_the_controller(address: str, whose: str) -> None:  # TN7
+    made = translate(guarded_world(address, "10.9.9.9").snapshot(), GUARDING)
+    assert addresses_of(made, (NS, "shop")) == ["10.9.9.9"]
+    (found,) = (item for item in made.findings if item.code == "SMI0703")
+    assert (found.subject.namespace, found.subject.name) == (NS, "shop-x")
+    assert found.message.endswith(f"is an address of {whose}")
+    assert addresses_of(made, API_SERVER) == ["10.0.0.7"]
+
+
+def test_an_api_server_that_moves_is_guarded_where_it_is() -> None:  # TN7
+    world = guarded_world("10.0.0.9")
+    before = translate(world.snapshot(), GUARDING)
+    assert addresses_of(before, (NS, "shop")) == ["10.0.0.9"]
+    world.slices[API_SERVER] = replace(world.slices[API_SERVER], endpoints=(SliceEndpoint("10.0.0.9"),))
+    changed = frozenset({Ref("EndpointSlice", *API_SERVER, "discovery.k8s.io")})
+    after = translate(world.snapshot(), GUARDING, before, changed)
+    assert addresses_of(after, (NS, "shop")) == []
+    assert (NS, "shop") in after.services
 
 
 def test_a_pods_own_loopback_address_is_routed_to_without_a_cluster() -> None:
