@@ -300,6 +300,7 @@ class Reflector:
 
     def _listed(self, items: Iterable[Item], version: str) -> None:
         self.lists += 1
+        self._mute = 0
         self._version = version
         self.trouble = None
         changes = self.store.replace(items)

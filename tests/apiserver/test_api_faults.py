@@ -99,14 +99,18 @@ def reflector(world: Follower, kind: str) -> Reflector:
 async def test_f01_api_down_at_start(mesh: Mesh) -> None:
     plane = mesh.plane
     plane.stop()
-    async with Follower(plane.user("f1", ["system:masters"])) as world:
-        await asyncio.sleep(3.0)  # the time of the outage
+    async with (
+        ByteProxy(plane.host, PORT) as proxy,
+        Follower(plane.user("f1", ["system:masters"], server=proxy.url)) as world,
+    ):
+        await world.until(lambda: world.source._reach.probes >= 3)
         assert not world.batches
         assert not world.source.synced
         assert not world.source.reachable
-        assert 2 <= world.source._reach.probes <= 8, "one probe for all streams"
+        assert proxy.accepted <= 1 + world.source._reach.probes, "somebody else asks than the one probe"
         await asyncio.to_thread(plane.start)
-        assert await world.until(lambda: world.source.synced and world.batches, 15.0) <= 5.0
+        await world.synced()
+        assert world.source.synced
         assert world.verdict(ASKED).access == "allowed"
 
 
@@ -122,10 +126,10 @@ async def test_f02_api_down_while_running(mesh: Mesh) -> None:
         assert world.source.synced
         assert world.verdict(ASKED).access == "allowed"
         await asyncio.to_thread(plane.start)
-        await world.until(lambda: world.source.cache_age() == 0.0, 15.0)
+        await world.until(lambda: world.source.cache_age() == 0.0)
         assert (world.pushes, deletions(world)) == (pushes, [])
         await asyncio.to_thread(delete_target, plane)
-        await world.until(lambda: world.verdict(ASKED).access == "denied", 5.0)
+        await world.until(lambda: world.verdict(ASKED).access == "denied")
 
 
 @pytest.mark.slow
@@ -137,7 +141,7 @@ async def test_f03_api_restarts_twenty_times(mesh: Mesh) -> None:
         for number in range(1, RESTARTS + 1):
             await asyncio.to_thread(plane.stop, kill=True)
             await asyncio.to_thread(plane.start)
-            await world.until(lambda: world.source.cache_age() == 0.0 and world.source.reachable, 30.0)
+            await world.until(lambda: world.source.cache_age() == 0.0 and world.source.reachable)
             for stream in world.source._streams.values():
                 assert stream.lists <= 1 + number, stream
         assert (world.pushes, len(world.batches), deletions(world)) == (pushes, batches, [])
@@ -150,9 +154,10 @@ async def test_f04_each_shape_of_gone_lists_anew_and_delivers_deletions(unbroken
     mesh = unbroken
     outcomes: dict[str, Answer | Events] = {"http": GONE_AS_HTTP, "event": gone_as_event(), "bare end": end_of_stream()}
     async with through_http(mesh.plane) as (proxy, world):
-        blind = proxy.rule(watches("traffictargets"), Events(without_deletions), times=1)
-        gone = proxy.rule(watches("traffictargets"), outcomes[shape], times=1)
+        blind = proxy.rule(watches("traffictargets"), Events(without_deletions))
         await world.synced()
+        gone = proxy.rule(watches("traffictargets"), outcomes[shape], times=1)
+        proxy.rules.reverse()  # this one first
         stream = reflector(world, "TrafficTarget")
         listed = stream.lists
         await asyncio.to_thread(delete_target, mesh.plane)
@@ -160,8 +165,9 @@ async def test_f04_each_shape_of_gone_lists_anew_and_delivers_deletions(unbroken
         await world.until(lambda: ("shop", "later") in world.snapshot.targets)
         assert TARGET in world.snapshot.targets, "the deletion was lost on the way"
         await asyncio.to_thread(mesh.apply, target("cut"))
-        await world.until(lambda: TARGET not in world.snapshot.targets, 5.0)
-        assert (blind.used, gone.used) == (1, 1)
+        await world.until(lambda: TARGET not in world.snapshot.targets)
+        assert blind.used
+        assert gone.used == 1
         assert stream.lists == listed + 1
         assert len(deletions(world)) == 1
         for name in ("cut", "later"):
@@ -177,7 +183,7 @@ async def test_f04_etcd_compacted_and_the_api_restarted(mesh: Mesh) -> None:
         await asyncio.to_thread(plane.forget_history)
         assert world.verdict(ASKED).access == "allowed"
         await proxy.set(PASS)
-        await world.until(lambda: world.verdict(ASKED).access == "denied", 5.0)
+        await world.until(lambda: world.verdict(ASKED).access == "denied")
         assert len(deletions(world)) == 1
 
 
@@ -187,14 +193,15 @@ async def test_f05_a_watch_that_stalls(unbroken: Mesh) -> None:
         await proxy.set(Stop("to_client"))
         await asyncio.to_thread(delete_target, plane)
         stream = reflector(world, "TrafficTarget")
-        assert await world.until(lambda: stream.trouble is not None, 10.0) < 6.0
+        await world.until(lambda: stream.trouble is not None)
         assert world.verdict(ASKED).access == "allowed"
         assert world.source.cache_age() > 3.0
+        healed = time.monotonic()
         await proxy.set(PASS)
-        await world.until(lambda: world.verdict(ASKED).access == "denied", 10.0)
+        await world.until(lambda: world.verdict(ASKED).access == "denied")
         age = world.source.last_event_age("TrafficTarget")
         assert age is not None
-        assert age < 5.0
+        assert age <= time.monotonic() - healed
 
 
 async def test_f06_objects_deleted_while_disconnected_leave_no_ghost(mesh: Mesh) -> None:
@@ -209,9 +216,9 @@ async def test_f06_objects_deleted_while_disconnected_leave_no_ghost(mesh: Mesh)
                 await asyncio.to_thread(plane.forget_history)
             await proxy.set(PASS)
             proxy.reset()
-            await world.until(lambda: world.verdict(ASKED).access == "denied", 5.0)
+            await world.until(lambda: world.verdict(ASKED).access == "denied")
             await asyncio.to_thread(policies, mesh)
-            await world.until(lambda: world.verdict(ASKED).access == "allowed", 5.0)
+            await world.until(lambda: world.verdict(ASKED).access == "allowed")
         assert len(deletions(world)) == rounds
 
 
@@ -231,16 +238,18 @@ async def test_f08_retry_after_is_honoured_and_errors_are_outlived(unbroken: Mes
         assert API in world.snapshot.services
 
 
-async def test_f08_an_answer_that_takes_ten_seconds_delays_only_its_own_kind(unbroken: Mesh) -> None:
+async def test_f08_an_answer_that_does_not_come_delays_only_its_own_kind(unbroken: Mesh) -> None:
     async with through_http(unbroken.plane) as (proxy, world):
+        proxy.rule(watches("serviceaccounts"), Events(without_deletions))
         await world.synced()
-        slow = proxy.rule(watches("serviceaccounts"), Answer(500, "InternalError", delay=10.0))
-        proxy.rules.insert(0, proxy.rules.pop())
-        stream = reflector(world, "ServiceAccount")
-        stream._version = ""
+        never = Answer(500, "InternalError", delay=3600.0)
+        slow = [proxy.rule(asked("serviceaccounts"), never) for asked in (lists, watches)]
+        proxy.rules.reverse()  # these first
+        await asyncio.to_thread(unbroken.account, "cut")
+        await world.until(lambda: any(rule.used for rule in slow))
         await asyncio.to_thread(delete_target, unbroken.plane)
-        await world.until(lambda: world.verdict(ASKED).access == "denied", 2.0)
-        assert slow.used <= 1
+        await world.until(lambda: world.verdict(ASKED).access == "denied")
+        await asyncio.to_thread(unbroken.plane.kubectl, "delete", "serviceaccount", "cut", "-n", "shop")
 
 
 async def without_deletions(lines: Lines) -> Lines:

@@ -122,7 +122,7 @@ async def test_a_kind_that_may_not_be_read_is_a_finding_and_nothing_is_served(pl
         [told] = world.source.findings()
         assert "endpointslices" in told.subject.name
         await asyncio.to_thread(grant, plane, namespace, "narrow", [*rules, OURS[1]])
-        await world.synced(40.0)
+        await world.synced()
 
 
 async def test_one_bad_object_hurts_no_other(plane: ControlPlane) -> None:

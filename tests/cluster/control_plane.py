@@ -115,7 +115,7 @@ class ControlPlane:
     def start(self) -> None:
         """Start the API server and wait until it is ready; its data are those of before."""
         self.api.start()
-        self.wait_for(self.is_ready, 60.0)
+        self.wait_for(self.is_ready)
 
     def stop(self, kill: bool = False) -> None:  # noqa: FBT002
         """Stop the API server alone; etcd keeps the data."""
@@ -146,7 +146,7 @@ class ControlPlane:
         except (OSError, http.client.HTTPException, RequestError):
             return False
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 90.0) -> None:
         """Poll a condition until it is true."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -219,7 +219,7 @@ class ControlPlane:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
         crds = [f"crd/{each['metadata']['name']}" for each in objects if each["kind"] == "CustomResourceDefinition"]
         if crds:
-            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *crds)
+            self.kubectl("wait", "--for=condition=Established", "--timeout=90s", *crds)
 
     def get(self, path: str) -> Any:
         """Return what a path answers, decoded."""
@@ -274,11 +274,14 @@ class ControlPlane:
             return content
         raise AssertionError
 
-    def audit_events(self, user: str = "") -> list[dict[str, Any]]:
-        """Return the audit log, of one user if named: who did what, and what RBAC decided."""
+    def audit_events(self, user: str = "", having: str = "") -> list[dict[str, Any]]:
+        """Return the audit log, of one user if named: who did what, and what RBAC decided.
+
+        `having`: a text that the lines have; who asks often names one, as all of a log takes long to parse.
+        """
         path = self.folder / "audit.log"
         lines = path.read_text().splitlines() if path.exists() else []
-        events = [json.loads(line) for line in lines if line.endswith("}")]
+        events = [json.loads(line) for line in lines if line.endswith("}") and user in line and having in line]
         return [event for event in events if not user or event["user"]["username"] == user]
 
     # ------------------------------------------------------------------------------------------------------- etcd
