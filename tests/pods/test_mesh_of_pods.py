@@ -80,6 +80,7 @@ def test_proxies_serve_while_the_controller_is_replaced_and_take_changes_afterwa
 
 
 def test_the_metrics_of_a_proxy_are_open_and_its_admin_port_is_not(opened: Town) -> None:
+    opened.run("outsider", meshed=False)
     address = opened.address("v1")
     (metrics,) = opened.ask("outsider", f"http://{address}:15090/stats/prometheus")
     assert "envoy_" in metrics

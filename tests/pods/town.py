@@ -161,7 +161,13 @@ class Town:
                 "image": images.ENVOY,
                 "command": ["python3", "-u", "-c", _SERVER, name],
                 "ports": [{"name": "http", "containerPort": 8080}],
-                "readinessProbe": {"exec": {"command": ["python3", "-c", _ALIVE]}, "timeoutSeconds": 5},
+                # Asked until it runs and never again: on a busy machine a slow answer would take its endpoint away.
+                "startupProbe": {
+                    "exec": {"command": ["python3", "-c", _ALIVE]},
+                    "periodSeconds": 1,
+                    "timeoutSeconds": 10,
+                    "failureThreshold": 100,
+                },
             }
         ]
         for container in pod["initContainers"]:
