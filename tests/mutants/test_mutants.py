@@ -41,6 +41,7 @@ def test_mutant_is_found(mutant: Mutant, tmp_path: Path, record_property: Callab
     assert errors == []
     assert {row["id"] for row in rows} == set(ids), "a case was not run at all"
     failed = {row["id"]: row["reason"] for row in rows if row["result"] == "failed"}
+    record_property("failed", failed)
     assert failed.keys() == set(mutant.fails), failed
     expected = yaml.safe_load((ROOT / "tests/conformance/readings-spec.yaml").read_text(encoding="utf-8"))
     observed = {row["id"]: row["readings"] for row in rows if row.get("readings")}
