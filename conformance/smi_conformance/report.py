@@ -6,6 +6,7 @@ What the cases amount to is worked out in `tally`. A part of a profile is told a
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -129,8 +130,13 @@ def write(report: Report, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = page(report) if path.suffix == ".html" else dump(report)
     fresh = path.with_name(f".{path.name}.fresh")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()  # half a report on a disk that is full
+        raise
 
 
 def read(path: Path) -> Report:

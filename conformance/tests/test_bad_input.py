@@ -245,7 +245,7 @@ def test_a_report_for_which_there_is_no_room_is_told_and_the_verdicts_too(place:
     assert code == 5, said
     assert "the report could not be written" in said
     assert "passed" in said
-    assert not place.report.exists()
+    assert not list(place.folder.glob("*report*")), "nor is there a part of it"
     assert place.left() == []
 
 
