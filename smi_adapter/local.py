@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smi_adapter import app
 from smi_adapter.backends import XdsConfig
@@ -28,7 +28,6 @@ from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
 from smi_adapter.embedded_api.ledger import Ledger
 from smi_adapter.embedded_api.reporting import Reporting
-from smi_adapter.embedded_api.server import ApiServer
 from smi_adapter.embedded_api.shelf import ShelfConflictError, ShelfError
 from smi_adapter.embedded_api.store import Store
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
@@ -41,6 +40,9 @@ from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
 from smi_adapter.sources.edits import ChangedError, EditError
 from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
+
+if TYPE_CHECKING:
+    from smi_adapter.embedded_api.server import ApiServer
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class LocalMesh:
         self.runtime = LocalRuntime(setup, self._changed.set)
         self._ledger = Ledger(options.state / "books.json")
         self._store = Store(remembered=self._ledger.read() if options.api else {})
-        self._api = ApiServer(self._store, FileShelf(self.source)) if options.api else None
+        self._api = _api_server(self._store, FileShelf(self.source)) if options.api else None
         self._reporting = Reporting(self._store, options.settings.backend)
         self._generation = 0
         self._unreported = asyncio.Event()
@@ -365,6 +367,13 @@ def _pod_data(pod: Pod, *, ready: bool) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ files
+def _api_server(store: Store, shelf: FileShelf) -> ApiServer:
+    """Return the server of the embedded API: few runs have one, and aiohttp is a third of what a start imports."""
+    from smi_adapter.embedded_api.server import ApiServer  # noqa: PLC0415
+
+    return ApiServer(store, shelf)
+
+
 def _authority(path: Path, trust_domain: str) -> Authority:
     """Load the CA of earlier runs, so that nobody has to be told of a new one; make it the first time."""
     if path.exists():

@@ -316,9 +316,17 @@ class Stream:
             except OSError:
                 data = b""
             if data:
-                self._server.data_received(data)
+                self.attempt(lambda: self._server.data_received(data))
             else:
                 self._close()
+
+    def attempt(self, what: Callable[[], None]) -> None:
+        """Do something for this connection; if it sent nonsense, it ends, and no other."""
+        try:
+            what()
+        except Exception as error:  # noqa: BLE001 - whatever nonsense it is
+            sys.stderr.write(f"a connection sent nonsense: {type(error).__name__}: {error}\n")
+            self._close()
 
     def _close(self) -> None:
         if self._open:
@@ -395,7 +403,7 @@ class HttpServer:
         except (OSError, ValueError, IndexError) as error:
             status, body = b"502", repr(error).encode()
         answer = b"HTTP/1.1 %s -\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body
-        self._transport.loop.call(lambda: self._passed_on(answer))
+        self._transport.loop.call(lambda: self._transport.attempt(lambda: self._passed_on(answer)))
 
     def _passed_on(self, answer: bytes) -> None:
         self._transport.write(answer)

@@ -140,3 +140,40 @@ def test_header_blocks_of_the_standard_are_decoded_with_their_table() -> None:  
     assert second[-2:] == [(":authority", "www.example.com"), ("cache-control", "no-cache")]
     own = [(":path", "/x"), ("long", "v" * 300)]
     assert echo.Hpack().decode(echo.encode_headers(own)) == own
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"GET / HTTP/1.1\r\ncontent-length: many\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\1\1\5\0\0\0\1\xff",
+    ],
+)
+def test_a_connection_that_sends_nonsense_ends_and_no_other(
+    server: tuple[dict[str, int], Path], nonsense: bytes
+) -> None:
+    ports, _ = server
+    other = socket.create_connection((HERE, ports["http"]), 5)
+    with socket.create_connection((HERE, ports["http"]), 5) as bad:
+        bad.sendall(nonsense)
+        while bad.recv(4096):
+            pass
+    other.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    assert other.recv(4096).startswith(b"HTTP/1.1 200")
+    other.close()
+
+
+def test_an_answer_that_the_other_side_is_slow_to_take_arrives_whole(server: tuple[dict[str, int], Path]) -> None:
+    ports, _ = server
+    asked = 20_000
+    with socket.create_connection((HERE, ports["http"]), 30) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\n\r\n" * asked)  # nothing is taken before all is asked
+        answered = 0
+        rest = b""
+        while answered < asked:
+            data = slow.recv(65536)
+            assert data
+            whole = rest + data
+            answered += whole.count(b"HTTP/1.1 200")
+            rest = whole[-11:] if not whole.endswith(b"HTTP/1.1 200") else b""
+    assert answered == asked
