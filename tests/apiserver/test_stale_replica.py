@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ async def _knows(plane: ControlPlane, one: Linked, other: Linked) -> bool:
     secret = plane.get("/api/v1/namespaces/default/secrets/smi-adapter-ca")["data"]
     pem = b"\n".join(base64.b64decode(secret[name]) for name in ("tls.key", "tls.crt"))
     key = Authority.from_pem(pem).shared_key("replicas")
-    body = json.dumps({"name": "test", "sent": time.time(), "address": ""}).encode()
+    body = json.dumps({"name": "test", "address": ""}).encode()
     url = f"http://{one.replica.host}:8080{PATH}"
     headers = {SIGNATURE: signature(key, body)}
     async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as answer:
