@@ -83,8 +83,8 @@ async def test_a_controller_that_still_runs_does_not_write_again_what_an_uninsta
     plane.apply(*foreign_crds.gateway_api())
     more = (argument for value in values for argument in ("--set", value))
     _install(plane, "--set", "settings.backend=gateway_api", *more)
-    for namespace in ("shop", "bank"):
-        mesh = Mesh(plane, namespace, tmp_path)
+    shop, bank = (Mesh(plane, namespace, tmp_path) for namespace in ("shop", "bank"))
+    for mesh in (shop, bank):
         mesh.service("web")
         mesh.split("web", {"web": 1})
     with Deployed(plane, tmp_path) as leader, Deployed(plane, tmp_path) as other:
@@ -100,7 +100,7 @@ async def test_a_controller_that_still_runs_does_not_write_again_what_an_uninsta
         (ended,) = (one for one in (leader, other) if not one.process.is_running())
         ended.process.start()
         await ended.ready(120)
-        mesh.split("web", {"web": 2})
+        shop.split("web", {"web": 2})
         looked = len(_account(plane, "get", "leases"))
         await until(lambda: len(_account(plane, "get", "leases")) >= looked + 6, 90)
         assert len(_account(plane, "patch", "httproutes")) == written
