@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,6 +126,17 @@ def _pair(value: str, what: str) -> Key:
     return namespace, name
 
 
+def _warn_of_unknown(caller: Key, loaded: World) -> None:
+    """Say if nothing runs as that ServiceAccount, and which one was perhaps meant; the answer holds all the same."""
+    snapshot = loaded.state.snapshot
+    known = {(pod.meta.namespace, pod.service_account) for pod in snapshot.pods.values()} | snapshot.service_accounts
+    if caller in known:
+        return
+    near = get_close_matches("/".join(caller), ["/".join(key) for key in sorted(known)], 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    click.echo(printable(f"note: there is no ServiceAccount {'/'.join(caller)} here{hint}"), err=True)
+
+
 def _destination(value: str, loaded: World) -> tuple[Key, int]:
     """Read NAMESPACE/SERVICE[:PORT]; without a port, the Service's only or first one counts."""
     address, colon, port = value.rpartition(":") if ":" in value else (value, "", "")
@@ -206,6 +218,7 @@ def explain(
     chosen = settings_of(profile, mode, config)
     loaded = of_files(path, chosen) if path else of_cluster(Where(access, everywhere=True), chosen)
     caller = _pair(source, "--from")
+    _warn_of_unknown(caller, loaded)
     key, port = _destination(destination, loaded)
     request = Request(
         source=f"spiffe://{chosen.trust_domain}/ns/{caller[0]}/sa/{caller[1]}",
@@ -244,7 +257,7 @@ def explain(
 def translate(path: Path, profile: str | None, mode: str | None, config: Path | None, stage: str) -> int:
     """Print a stage of the translation as YAML, offline: the neutral mesh, or what a backend makes of it.
 
-    Findings go to stderr.
+    Findings go to stderr. Exit status 1: one of them is an error, so the output lacks something that was asked for.
     """
     chosen = settings_of(profile, mode, config)
     loaded = of_files(
@@ -263,9 +276,10 @@ def translate(path: Path, profile: str | None, mode: str | None, config: Path | 
                 from smi_adapter.delivery.xds.dump import readable  # noqa: PLC0415 - grpc and protobuf start slowly
 
                 _print_yaml(readable(config_of_proxies))
-    for item in loaded.findings():
+    findings = loaded.findings()
+    for item in findings:
         click.echo(output.finding_text(item, loaded.location(item)), err=True)
-    return 0
+    return 1 if any(item.severity is Severity.ERROR for item in findings) else 0
 
 
 def _print_yaml(documents: Any) -> None:

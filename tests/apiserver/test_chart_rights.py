@@ -34,7 +34,6 @@ FOR_LATER = {
     ("events.k8s.io", "events", "patch"): "the second Event of a series, some minutes later",
     ("events.k8s.io", "events", "get"): "the second Event of a series, some minutes later",
     ("", "pods", "get"): "a proxy whose pod the cache does not know yet",
-    ("coordination.k8s.io", "leases", "create"): "the chart makes the Lease; for one that somebody has deleted",
     (
         "gateway.networking.k8s.io",
         "httproutes",

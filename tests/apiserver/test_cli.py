@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 ENTRY = "from smi_adapter.cli import entry; entry()"
 MERGE = "application/merge-patch+json"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/{}/deployments"
+WHOSE = ("--controller-namespace=smi-system", "--release=smi-adapter")
 
 
 @dataclass(frozen=True)
@@ -398,12 +399,12 @@ def test_uninstall_sets_our_conversion_back_and_leaves_everything_else(
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/udproutes.specs.smi-spec.io"
     client = {"service": {"namespace": "smi-system", "name": "gone", "path": "/convert"}}
     with_crds.request("PATCH", path, {"spec": {"conversion": configuration.conversion(client)}}, MERGE)
-    done = cli("uninstall", "--dry-run")
-    assert done.returncode == 0
+    done = cli("uninstall", "--dry-run", *WHOSE)
+    assert done.returncode == 0, done.stderr
     assert "would set the conversion of crd/udproutes.specs.smi-spec.io to None" in done.stdout
     assert "stays: crd/trafficsplits.split.smi-spec.io with " in done.stdout
     assert with_crds.get(path)["spec"]["conversion"]["strategy"] == "Webhook"
-    assert cli("uninstall", "--yes").returncode == 0
+    assert cli("uninstall", "--yes", *WHOSE).returncode == 0
     assert with_crds.get(path)["spec"]["conversion"]["strategy"] == "None"
     assert cli("get", "splits", "-n", shop, "-o", "name").stdout
 
@@ -426,7 +427,9 @@ def test_uninstall_leaves_the_conversion_of_others_alone(shop: str, with_crds: C
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/tcproutes.specs.smi-spec.io"
     theirs = {"service": {"namespace": "elsewhere", "name": "gone", "path": "/their-own"}}
     with_crds.request("PATCH", path, {"spec": {"conversion": configuration.conversion(theirs)}}, MERGE)
-    assert "tcproutes" not in cli("uninstall", "--dry-run").stdout.partition("stays")[0]
+    does, _, stays = cli("uninstall", "--dry-run", *WHOSE).stdout.partition("stays: ")
+    assert "tcproutes" not in does
+    assert "the conversion of crd/tcproutes.specs.smi-spec.io by elsewhere/gone" in stays
     with_crds.request("PATCH", path, {"spec": {"conversion": {"strategy": "None", "webhook": None}}}, MERGE)
 
 

@@ -19,7 +19,7 @@ from smi_adapter.cluster import removal
 from smi_adapter.cluster.ownership import INSTALLATION
 from tests import foreign_crds
 from tests.apiserver.test_chart_rights import ACCOUNT, HOME, RELEASE, Deployed, _install
-from tests.apiserver.test_cli import Cli
+from tests.apiserver.test_cli import Cli, installed
 from tests.chart.rendering import helm
 from tests.cluster.control_plane import ControlPlane, RequestError
 from tests.cluster.mesh import Mesh, until
@@ -83,8 +83,8 @@ async def test_a_controller_that_still_runs_does_not_write_again_what_an_uninsta
     plane.apply(*foreign_crds.gateway_api())
     more = (argument for value in values for argument in ("--set", value))
     _install(plane, "--set", "settings.backend=gateway_api", *more)
-    for namespace in ("shop", "bank"):
-        mesh = Mesh(plane, namespace, tmp_path)
+    shop, bank = (Mesh(plane, namespace, tmp_path) for namespace in ("shop", "bank"))
+    for mesh in (shop, bank):
         mesh.service("web")
         mesh.split("web", {"web": 1})
     with Deployed(plane, tmp_path) as leader, Deployed(plane, tmp_path) as other:
@@ -100,7 +100,7 @@ async def test_a_controller_that_still_runs_does_not_write_again_what_an_uninsta
         (ended,) = (one for one in (leader, other) if not one.process.is_running())
         ended.process.start()
         await ended.ready(120)
-        mesh.split("web", {"web": 2})
+        shop.split("web", {"web": 2})
         looked = len(_account(plane, "get", "leases"))
         await until(lambda: len(_account(plane, "get", "leases")) >= looked + 6, 90)
         assert len(_account(plane, "patch", "httproutes")) == written
@@ -131,6 +131,17 @@ def test_an_uninstall_takes_away_what_its_own_installation_has_generated(plane: 
     assert "stays: generated objects of a release that named no installation: 1" in dry
     assert cli("uninstall", "--yes", *whose).returncode == 0
     assert sorted(_routes(plane)) == ["old", "theirs"]
+
+
+def test_of_several_installations_one_has_to_be_named(plane: ControlPlane) -> None:
+    cli = Cli(plane)
+    installed(plane, plane.new_namespace("blue"), "smi-adapter", {}, ready=2)
+    assert cli("uninstall", "--dry-run").returncode == 0
+    installed(plane, plane.new_namespace("green"), "smi-adapter", {}, ready=2)
+    done = cli("uninstall", "--dry-run")
+    assert done.returncode == 2
+    assert "several installations (blue/smi-adapter, green/smi-adapter)" in done.stderr
+    assert cli("uninstall", "--dry-run", "--controller-namespace=green").returncode == 0
 
 
 def test_an_uninstall_that_may_not_silence_the_controller_deletes_nothing_that_it_would_write(

@@ -74,3 +74,17 @@ def test_access_is_what_the_page_says(request_: str, access: str) -> None:
     source, service, method, path = request_.split()
     arguments = ("--from", f"shop/{source}", "--to", f"shop/{service}", "--method", method, "--path", path)
     assert explain(*arguments)[0] == access
+
+
+@pytest.mark.parametrize(("stage", "status"), [("mesh", 0), ("envoy", 0), ("gateway-api", 1)])
+def test_a_translation_that_lacks_something_says_so_by_its_status(stage: str, status: int) -> None:
+    done = CliRunner().invoke(offline.translate, ["-f", str(SHOP), "--to", stage], standalone_mode=False)
+    assert done.return_value == status
+    assert ("error SMI0601" in done.stderr) == bool(status)
+
+
+@pytest.mark.parametrize(("caller", "note"), [("shop/frontend", ""), ("shop/frontnd", "did you mean shop/frontend?")])
+def test_a_caller_that_nobody_is_is_pointed_out(caller: str, note: str) -> None:
+    done = CliRunner().invoke(offline.explain, ["-f", str(SHOP), "--from", caller, "--to", "shop/api"])
+    assert note in done.stderr
+    assert ("note:" in done.stderr) == bool(note)
