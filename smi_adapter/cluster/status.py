@@ -62,16 +62,28 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What lies in the API as far as we know."""
+    """What lies in the API as far as we know; the status as JSON text, of which a big cluster has thousands."""
 
     uid: str
     resource_version: str
-    status: Mapping[str, Any]
+    text: bytes
+
+    @classmethod
+    def of(cls, found: _Object) -> _Known:
+        """Return what an answer says."""
+        return cls(found.metadata.uid, found.metadata.resourceVersion, bytes(found.status))
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """Return the status, empty if there is none."""
+        found = msgspec.json.decode(self.text)
+        return found if isinstance(found, Mapping) else {}
 
     def says(self, report: Report) -> bool:
         """Tell whether this status is the report's already, whatever its times."""
-        return self.uid == report.subject.uid and _timeless(report.status.data(self.status, 0.0)) == _timeless(
-            self.status, report.status.backend
+        status = self.status
+        return self.uid == report.subject.uid and _timeless(report.status.data(status, 0.0)) == _timeless(
+            status, report.status.backend
         )
 
     def observed(self) -> object:
@@ -340,8 +352,7 @@ class StatusWriter:
 
     def _note(self, ref: Ref, answer: bytes) -> _Known:
         found = read(answer, _Object)
-        known = _Known(found.metadata.uid, found.metadata.resourceVersion, found.status or {})
-        self._known[ref] = known
+        self._known[ref] = known = _Known.of(found)
         return known
 
     async def _read(self, ref: Ref, served: _Served) -> _Known | None:
@@ -376,7 +387,7 @@ class StatusWriter:
             for item in page.items or ():
                 meta = item.metadata
                 ref = Ref(resource.kind, meta.namespace, meta.name, resource.group)
-                self._known[ref] = _Known(meta.uid, meta.resourceVersion, item.status or {})
+                self._known[ref] = _Known.of(item)
             if not page.metadata.continue_:
                 return
             query["continue"] = page.metadata.continue_
@@ -421,7 +432,7 @@ class _Meta(msgspec.Struct):
 
 class _Object(msgspec.Struct):
     metadata: _Meta
-    status: dict[str, Any] | None = None
+    status: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _ListMeta(msgspec.Struct):
