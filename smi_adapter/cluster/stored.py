@@ -16,16 +16,23 @@ from smi_adapter.report import Report
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What lies in the API as far as we know."""
+    """What lies in the API as far as we know; the status as JSON text, of which a big cluster has thousands."""
 
     uid: str
     resource_version: str
-    status: Mapping[str, Any]
+    text: bytes
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """Return the status; empty if there is none, or what is there is none."""
+        found = msgspec.json.decode(self.text)
+        return found if isinstance(found, dict) else {}
 
     def says(self, report: Report) -> bool:
         """Tell whether this status is the report's already, whatever its times."""
-        return self.uid == report.subject.uid and _timeless(report.status.data(self.status, 0.0)) == _timeless(
-            self.status, report.status.backend
+        status = self.status
+        return self.uid == report.subject.uid and _timeless(report.status.data(status, 0.0)) == _timeless(
+            status, report.status.backend
         )
 
     def observed(self) -> object:
@@ -44,12 +51,11 @@ class StoredObject(msgspec.Struct):
     """An object, of which only the status is of interest."""
 
     metadata: _Meta
-    status: Any = None
+    status: msgspec.Raw = msgspec.Raw(b"null")
 
     def known(self) -> Known:
         """Return what this tells."""
-        status = self.status if isinstance(self.status, dict) else {}
-        return Known(self.metadata.uid, self.metadata.resourceVersion, status)
+        return Known(self.metadata.uid, self.metadata.resourceVersion, bytes(self.status))
 
 
 class _ListMeta(msgspec.Struct):

@@ -77,13 +77,13 @@ STEPS: tuple[Step, ...] = (
     Step("routed", "services", splits.compute, _unsplit, _object("Service")),
     Step("bound", "bindings", identities.compute, _always(identities.NOBODY), _object("IdentityBinding", ACCESS_GROUP)),
     Step(
-        "account_ports", "pods_of_account", selection.account_ports, _always(selection.ALL), _object("ServiceAccount")
+        "account_ports", "pods_of_account", selection.account_ports, selection.every_number, _object("ServiceAccount")
     ),
     Step(
         "binding_ports",
         "bindings",
         selection.binding_ports,
-        _always(selection.ALL),
+        selection.every_number,
         _object("IdentityBinding", ACCESS_GROUP),
     ),
     Step("grants", "targets", targets.compute, _always(NOTHING), _object("TrafficTarget", ACCESS_GROUP)),
