@@ -73,7 +73,10 @@ class Report:
 
 
 _MOVED_BY_ANSWERS: Final = frozenset({"WaitingForApply", "WaitingForProxies"})
-"""Reasons that an answer alone can end; the others end with a change, or with proxies that come."""
+"""Reasons that an answer alone can end; the others end with a change, or with proxies that come.
+
+What waits here moves with an answer too, whatever else is said of it: the leader has to know (`tally`).
+"""
 
 
 class Reporter:
@@ -213,12 +216,13 @@ class Reporter:
         else:
             self._waiting.pop(ref, None)
         programmed = with_replicas(programmed, ref, subject.generation, others)
+        moves = standing.waiting or programmed.reason in _MOVED_BY_ANSWERS
+        (self._passing.add if moves else self._passing.discard)(ref)
         found = self._grouped.of(ref)
         if last is not None and (last.subject, last.findings, last.proxies) == (subject, found, programmed):
             return last
         conditions = conditions_of(found, programmed)
         passing = not programmed.status and conditions[2] is programmed and programmed.reason in PASSING
-        (self._passing.add if programmed.reason in _MOVED_BY_ANSWERS else self._passing.discard)(ref)
         status = ObjectStatus(subject.generation, self.backend, conditions)
         report = self._last[ref] = Report(subject, status, found, passing, programmed)
         self._count(last, -1)

@@ -56,14 +56,14 @@ async def test_programmed_waits_for_the_proxies_of_the_replica_that_does_not_wri
     async with AsyncExitStack() as stack:
         replicas = [stack.enter_context(Replica(mesh.plane, tmp_path)) for _ in range(2)]
         for replica in replicas:
-            await replica.ready(120.0)
+            await replica.ready()
         found = []
         for number, replica in enumerate(replicas):  # a proxy on each
             where = servers(bundle(mesh.plane), replica.host)
             pod = f"web-{number}"
             found.append(stack.enter_context(mesh.envoy(pod, mesh.token("web", pod), where, "shop")))
         for proxy in found:
-            await proxy.envoy.ready()
+            await proxy.envoy.ready(90.0)
         await until(partial(is_programmed, mesh, 1, "Programmed"), 120)
         for number, proxy in enumerate(found):
             os.kill(proxy.envoy.process.pid, signal.SIGSTOP)

@@ -190,7 +190,7 @@ class Proxy:
         """Ask a Service through the proxy."""
         return await get(self.address, self.ports[root], path)
 
-    async def until(self, root: str, app: str, seconds: float = 15.0) -> None:
+    async def until(self, root: str, app: str, seconds: float = 90.0) -> None:
         """Wait until a Service answers by that application, five times in a row."""
         async with asyncio.timeout(seconds):
             hits = 0
@@ -248,7 +248,7 @@ class Replica:
             return 0, ""
         return reply.status, reply.body.decode()
 
-    async def ready(self, seconds: float = 30.0) -> None:
+    async def ready(self, seconds: float = 90.0) -> None:
         """Wait until it says that it is ready."""
         deadline = time.monotonic() + seconds
         while (await self.ask("/readyz"))[0] != 200:
@@ -278,7 +278,7 @@ async def controller(plane: ControlPlane, chosen: Settings) -> AsyncIterator[tup
         await client.close()
 
 
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
     """Poll a condition until it is true."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -286,7 +286,7 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def ready(controller: Controller, seconds: float = 20.0) -> None:
+async def ready(controller: Controller, seconds: float = 90.0) -> None:
     """Wait until the first full build is in force."""
     await until(lambda: controller.health().ready, seconds)
 

@@ -43,10 +43,10 @@ class Program:
         with self.log_path.open("ab") as log:
             return subprocess.Popen(tied, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment)
 
-    def stop(self, kill: bool = False, patience: float = 30.0) -> None:  # noqa: FBT002
-        """Stop it by its pid and wait for its end; it is killed if it does not obey in time."""
+    def stop(self, kill: bool = False, patience: float = 60.0) -> int:  # noqa: FBT002
+        """Stop it by its pid and return how it ended, negative if it was killed, as who does not obey in time is."""
         if self._process is None:
-            return
+            return 0
         self._process.send_signal(signal.SIGCONT)  # a frozen one can't obey
         if kill:
             self._process.kill()
@@ -57,7 +57,9 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        status = self._process.returncode
         self._process = None
+        return status
 
     def freeze(self) -> None:
         """Stop it where it is: connections stay open and nothing answers."""

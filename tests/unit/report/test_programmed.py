@@ -175,6 +175,18 @@ def test_a_pod_whose_proxy_is_with_another_replica_is_not_missing() -> None:
     assert told.programmed(TARGET, elsewhere=[tally]) == "Programmed"
 
 
+def test_an_acknowledgement_is_told_to_the_leader_though_other_proxies_are_not_here() -> None:
+    """A replica that does not lead knows nothing of the others' proxies; those miss, as far as it can see."""
+    told = Told(*shop(), group(), target())
+    told.acknowledged = {(NS, "buyer"): (0,)}
+    assert told.programmed(TARGET) == "!ProxiesMissing"
+    assert told.reporter.tally.waiting == {TARGET: 1, GROUP: 1}
+    told.acknowledge((NS, "buyer"))
+    for _ in told.reporter.news(told.acknowledged):
+        pass
+    assert told.reporter.tally.waiting == {}
+
+
 def test_without_proxies_the_last_applied_generation_decides() -> None:
     told = Told(*shop(), split(), backend="gateway_api")
     (report,) = told.reporter.reports((), 0)
