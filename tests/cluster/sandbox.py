@@ -115,7 +115,7 @@ class Sandbox:
             self._holder.check()
             holder = self._holder.pid
             children = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
-            if children and Path(f"/proc/{children[0]}/root/run/made").exists():
+            if children and Path("/proc", children[0], "root", "run", "made").exists():
                 return int(children[0])
             time.sleep(0.05)
         raise SandboxError(f"no namespaces can be made here: {self._holder.tail()}")

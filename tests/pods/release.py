@@ -36,9 +36,10 @@ class Release:
         """Uninstall it and wait until its namespace is gone; CRDs and SMI objects stay."""
         self.helm("uninstall", NAME, "--wait", "--timeout", f"{TIMEOUT}s")
         self.cluster.plane.kubectl("delete", "namespace", self.namespace, "--wait=false")
-        self.cluster.wait_for(lambda: not self._has_namespace(), f"the end of namespace {self.namespace}")
+        self.cluster.wait_for(lambda: not self.is_there(), f"the end of namespace {self.namespace}")
 
-    def _has_namespace(self) -> bool:
+    def is_there(self) -> bool:
+        """Tell whether its namespace exists."""
         items = self.cluster.plane.get("/api/v1/namespaces")["items"]
         return self.namespace in {each["metadata"]["name"] for each in items}
 
