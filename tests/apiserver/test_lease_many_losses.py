@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from tests.apiserver.lease_candidate import LOST
-from tests.apiserver.test_lease import SHORT, Candidates, assert_no_overlap, candidates, one_leads
+from tests.apiserver.test_lease import TIMING, Candidates, assert_no_overlap, candidates, one_leads
 from tests.apiserver.test_lease import until as eventually
 from tests.cluster.control_plane import PORT
 from tests.cluster.fault_proxy import ByteProxy, Hang
@@ -32,7 +32,7 @@ async def start(made: Candidates, stack: AsyncExitStack, timing: str, skew: floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("timing", "losses"), [(SHORT, LOSSES), (REAL, 4)], ids=["many", "real times"])
+@pytest.mark.parametrize(("timing", "losses"), [(TIMING, LOSSES), (REAL, 4)], ids=["many", "real times"])
 async def test_f13_leadership_lost_in_four_ways_never_has_two_writers(
     candidates: Candidates, timing: str, losses: int
 ) -> None:

@@ -46,16 +46,6 @@ def kind_unknown(kind: str) -> Filter:
     return filtered
 
 
-def revocations_lost(snapshot: Snapshot, changes: Changes) -> Changes:
-    """Let a target's first form stand, whatever becomes of it."""
-    both = deletions_lost("TrafficTarget")(snapshot, changes)
-    return {
-        ref: raw
-        for ref, raw in both.items()
-        if ref.kind != "TrafficTarget" or (ref.namespace, ref.name) not in snapshot.targets
-    }
-
-
 def first_target_wins(snapshot: Snapshot, changes: Changes) -> Changes:
     """Take the first target of a destination and no other."""
     taken = {(item.meta.namespace, item.destination.name): key for key, item in snapshot.targets.items()}

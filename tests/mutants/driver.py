@@ -32,13 +32,13 @@ def install(mutant: Mutant) -> None:
             mesh = mutant.mesh(mesh)
         return supported(mesh, backend)
 
-    decode.apply = broken_apply
+    replaced: list[tuple[Any, str, Any]] = [(decode, "apply", broken_apply)]
     if mutant.mesh is not None:
         # What a mutant makes of one Service may hang on others, so nothing of the last answer is used again.
-        app.supported = broken_supported  # type: ignore[attr-defined]
-        app.Change = lambda *_: None  # type: ignore[attr-defined]
-    for patch in mutant.patches:
-        setattr(patch.owner, patch.name, patch.made(getattr(patch.owner, patch.name)))
+        replaced += [(app, "supported", broken_supported), (app, "Change", lambda *_: None)]
+    replaced += [(patch.owner, patch.name, patch.made(getattr(patch.owner, patch.name))) for patch in mutant.patches]
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
 
 
 def rewritten(mutant: Mutant, changes: Changes) -> Changes:
