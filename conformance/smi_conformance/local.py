@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import py_compile
 import shutil
 import sys
 import tempfile
@@ -163,10 +162,9 @@ class LocalHarness:
             raise HarnessError("the target has no local.driver: the local harness needs a command that starts the mesh")
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="smi-conformance-"))
-            # Compiled once for all that start it: Python keeps nothing of a program that is not imported.
-            program = str(py_compile.compile(echo.__file__, str(self._folder / "echo.pyc"), doraise=True))
         except OSError as error:
             raise HarnessError(f"there is no room for ledgers and logs: {error}") from error
+        program = str(Path(echo.__file__))
         for client in self._clients:
             await client.start([sys.executable, "-u", program, "client"])
         command = [sys.executable if part in {"python", "python3"} else part for part in self._target.driver]

@@ -46,14 +46,14 @@ class Registered:
     play: Play
     enforced: bool
     alone: Alone
-    long: bool
+    first: bool
 
 
 _CASES: dict[str, Registered] = {}
 
 
-def case(name: str, *, alone: Alone = "", long: bool = False) -> Callable[[F], F]:
-    """Register a case; one that takes `long` is begun first."""
+def case(name: str, *, alone: Alone = "", first: bool = False) -> Callable[[F], F]:
+    """Register a case. One that takes long, or needs workloads that no other has, is to begin `first`."""
     entry = catalog.entries()[name]
     if name in _CASES:
         raise ValueError(f"{name} has two cases")
@@ -62,7 +62,7 @@ def case(name: str, *, alone: Alone = "", long: bool = False) -> Callable[[F], F
 
     def register(play: F) -> F:
         enforced = any(profile in {"ACCESS", "ACCESS-L4", "IDENTITY"} for profile in entry.profiles)
-        _CASES[name] = Registered(play, enforced or name.startswith("XR"), alone, long)
+        _CASES[name] = Registered(play, enforced or name.startswith("XR"), alone, first)
         return play
 
     return register

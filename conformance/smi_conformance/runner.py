@@ -87,13 +87,14 @@ class Queue:
     """Hands out what is to be played, so that few workloads are started and all workers end together.
 
     A worker goes on with the versions of its case, then with a case of the same mode, for which its mesh has the
-    workloads. What takes long begins first. At the end workers take versions from each other.
+    workloads. What takes long begins first, and so does what needs workloads that no other case has. At the end workers
+    take versions from each other.
     """
 
     def __init__(self, batch: Iterable[Instance]) -> None:
         self._fresh: dict[str, deque[Instance]] = {}
         self._begun: dict[str, deque[Instance]] = {}
-        for instance in sorted(batch, key=lambda item: not cases()[item.entry.id].long):
+        for instance in sorted(batch, key=lambda item: not cases()[item.entry.id].first):
             self._fresh.setdefault(instance.entry.id, deque()).append(instance)
 
     def take(self, last: Instance | None, *, enforced: bool) -> Instance | None:

@@ -397,7 +397,7 @@ async def what_a_denied_client_sees(t: Trial) -> None:
             t.reading("tcp", "closed" if seen in {"reset", "refused"} else seen)
 
 
-@case("TT-28", long=True)
+@case("TT-28", first=True)
 async def open_connections_at_revocation(t: Trial) -> None:
     h = await house(t, ports=TCP)
     tcp = TcpRoute(t.name("tcp"), h.ns)

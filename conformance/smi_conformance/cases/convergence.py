@@ -174,7 +174,7 @@ async def _target_edited_to_invalid(t: Trial) -> None:
             t.reading("invalidTarget", "stays open")
 
 
-@case("CV-09", alone="mesh", long=True)
+@case("CV-09", alone="mesh", first=True)
 async def a_lost_watch_is_found_again(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 100})

@@ -30,7 +30,7 @@ def _grant(t: Trial, place: Place, account: str, routes: Routes) -> Target:
     return Target(t.name(f"to-{account}"), place.namespace, Subject(account), (Subject("client"),), rules)
 
 
-@case("XR-01")
+@case("XR-01", first=True)
 async def a_split_opens_nothing(t: Trial) -> None:
     place, client_, root, split = await _shop(t)
     everything = Routes(t.name("all"), place.namespace, (Match("all", ".*", ANY),))
@@ -55,7 +55,7 @@ async def a_split_opens_nothing(t: Trial) -> None:
     await t.shares(client_, root, {"v1": 0.5, "v2": 0.5, "base": 0.0}, note="both open")
 
 
-@case("XR-02")
+@case("XR-02", first=True)
 async def matches_of_both(t: Trial) -> None:
     place, client_, root, split = await _shop(t)
     ns = place.namespace

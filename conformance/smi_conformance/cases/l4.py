@@ -157,7 +157,7 @@ async def udp_house(t: Trial, ports: tuple[int, ...] | None) -> House:
     return h
 
 
-@case("UR-01", long=True)
+@case("UR-01", first=True)
 async def the_documents_udp_scenario(t: Trial) -> None:
     h = await udp_house(t, (9003,))
     alice = h.who("alice")
@@ -165,7 +165,7 @@ async def the_documents_udp_scenario(t: Trial) -> None:
     await t.denied(alice, raw(h, 9004, "udp"), (alice, raw(h, 9003, "udp")))
 
 
-@case("UR-02", long=True)
+@case("UR-02", first=True)
 async def no_ports_are_all_udp_ports(t: Trial) -> None:
     h = await udp_house(t, ())
     for port in (9003, 9004):
@@ -173,7 +173,7 @@ async def no_ports_are_all_udp_ports(t: Trial) -> None:
     await t.denied(h.who("carol"), raw(h, 9003, "udp"), (h.who("alice"), raw(h, 9003, "udp")))
 
 
-@case("UR-03", long=True)
+@case("UR-03", first=True)
 async def tcp_and_udp_are_opened_each_by_their_own(t: Trial) -> None:
     h = await l4_house(t, (*UDP, ServicePort(9000, protocol="tcp")))
     route = h.tcp("route", None)

@@ -87,7 +87,7 @@ async def pods_of_a_backend_may_match_the_roots_selector(t: Trial) -> None:
     await t.shares(s.client, s.to(), {"v1": 1.0, "v2": 0.0, "base": 0.0})
 
 
-@case("TS-10")
+@case("TS-10", first=True)
 async def weight_belongs_to_the_service(t: Trial) -> None:
     replicas = 3 if t.rules.quick else 9
     layout = (SHOP[0], server("base"), server("v1"), server("many", replicas=replicas))

@@ -85,7 +85,7 @@ async def tcp_is_divided_by_connection(t: Trial) -> None:
     t.check(len({reply.app for reply in held}) == 1, "one connection was answered by several backends")
 
 
-@case("TS-30", long=True)
+@case("TS-30", first=True)
 async def one_in_a_thousand_and_five_times_a_billion(t: Trial) -> None:
     s = await shop(t)
     split = s.split({"v1": 1, "v2": 999})
@@ -113,7 +113,7 @@ async def backends_of_other_types(t: Trial) -> None:
         await t.reaches(s.client, s.to(), "v1")
 
 
-@case("TS-32", long=True)
+@case("TS-32", first=True)
 async def the_ratio_holds_while_pods_come_and_go(t: Trial) -> None:
     s = await shop(t)
     third = server("v3")
