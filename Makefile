@@ -65,9 +65,9 @@ conformance: $(STAMP) ## the conformance suite on real Envoys; writes conformanc
 		--expect-readings tests/conformance/readings-spec.yaml --expect-failures tests/conformance/known-failures.yaml \
 		--report $(REPORTS)/report.yaml --html $(REPORTS)/report.html --junit $(REPORTS)/junit.xml $(ARGS)
 
-# Twice the workers: much of a mutant's time goes by in waiting for what never comes.
+# Three times the workers: most of a mutant's time goes by in waiting for what never comes.
 test-mutants: $(STAMP) ## broken variants of the adapter that the conformance suite must find (ARGS: passed to pytest)
-	@$(BIN)/python -m pytest -n $$((2 * $(WORKERS))) --dist worksteal $(or $(ARGS),tests/conformance tests/mutants)
+	@$(BIN)/python -m pytest -n $$((3 * $(WORKERS))) --dist worksteal $(or $(ARGS),tests/conformance tests/mutants)
 
 bench: $(STAMP) ## the benchmarks with their controls (ARGS="--quick --json")
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -170,10 +170,10 @@ def _old_comes_back(take: Any) -> Any:
         for ref, raw in batch.items():
             before, now[ref] = now.get(ref), raw
             if ref.kind == "TrafficSplit" and before is not None and raw is not None:
-                for number in range(1, 25):
+                for number in range(1, 15):
                     loop = asyncio.get_running_loop()
-                    loop.call_later(number * 0.8, show, mesh, ref, raw, before)
-                    loop.call_later(number * 0.8 + 0.15, show, mesh, ref, raw, raw)
+                    loop.call_later(number * 1.8, show, mesh, ref, raw, before)
+                    loop.call_later(number * 1.8 + 0.2, show, mesh, ref, raw, raw)
 
     return made
 
