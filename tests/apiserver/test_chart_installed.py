@@ -17,7 +17,6 @@ from smi_adapter import crds
 from smi_adapter.smi import schema
 from tests.chart.rendering import CHART, HELM, VALUES
 from tests.cluster.control_plane import MERGE, ControlPlane, RequestError
-from tests.cluster.program import ProgramError
 from tests.tools import ToolError, binary
 
 RELEASE = "smi-adapter"
@@ -90,9 +89,7 @@ def helm(plane: ControlPlane, command: Path) -> Iterator[Helm]:
     yield run
     if RELEASE in run("list", "--short"):
         run("uninstall", RELEASE, "--no-hooks")
-    for item in plane.get(DEFINITIONS)["items"]:
-        plane.request("DELETE", f"{DEFINITIONS}/{crds.name_of(item)}")
-    _wait_until_no_crd_is_left(plane)
+    plane.delete_crds()
 
 
 def _install(helm: Helm, *arguments: str, check: bool = True) -> str:
@@ -118,23 +115,6 @@ def _exists(plane: ControlPlane, path: str) -> bool:
             raise
         return False
     return True
-
-
-def _wait_until_no_crd_is_left(plane: ControlPlane) -> None:
-    """Wait for the API server to have taken them all away, objects first; what hinders it stands in their status.
-
-    One is asked for at a time: all are 200 kB, and to ask for them 20 times a second keeps a busy server from its work.
-    """
-    left: list[object] = []
-
-    def none() -> bool:
-        left[:] = [(crds.name_of(item), item["status"]) for item in plane.get(f"{DEFINITIONS}?limit=1")["items"]]
-        return not left
-
-    try:
-        plane.wait_for(none)
-    except ProgramError as error:
-        raise AssertionError(f"a CRD does not go: {left}") from error
 
 
 def _split(plane: ControlPlane) -> str:
@@ -201,7 +181,7 @@ def test_installed_again_it_takes_the_crds_that_it_left(plane: ControlPlane, hel
 def test_crds_that_are_not_kept_go_with_the_release(plane: ControlPlane, helm: Helm) -> None:
     _install(helm, "--set", "crds.keep=false")
     helm("uninstall", RELEASE, "--no-hooks")
-    _wait_until_no_crd_is_left(plane)
+    plane.wait_for(lambda: all(item["metadata"].get("deletionTimestamp") for item in plane.get(DEFINITIONS)["items"]))
 
 
 def test_crds_of_somebody_else_stop_it_unless_they_are_left_alone_or_taken_over(
@@ -310,9 +290,7 @@ def test_the_job_before_the_release_goes_leaves_no_conversion_webhook_behind(
     _split(plane)
     for version in ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4"):
         assert plane.get(f"/apis/split.smi-spec.io/{version}/trafficsplits")["items"]
-    for item in plane.get(DEFINITIONS)["items"]:
-        plane.request("DELETE", f"{DEFINITIONS}/{crds.name_of(item)}")
-    _wait_until_no_crd_is_left(plane)
+    plane.delete_crds()
 
 
 def test_a_release_can_be_planned_on_the_server(helm: Helm) -> None:

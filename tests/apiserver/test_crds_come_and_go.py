@@ -55,7 +55,7 @@ async def test_f20_kinds_appear_and_go(mesh: Mesh) -> None:
 
         await asyncio.to_thread(plane.kubectl, "delete", "crd", name(TARGET), "--wait=false")
         await world.until(lambda: world.verdict(ASKED).access == "denied")
-        await asyncio.to_thread(plane.kubectl, "delete", "crd", name(SPLIT))
+        await asyncio.to_thread(plane.delete_crds, name(SPLIT))
         await hasty.until(lambda: API not in hasty.snapshot.splits)
         await world.until(lambda: SPLIT not in world.source.served)
         assert API in world.snapshot.splits, "the grace is not over"
@@ -91,7 +91,7 @@ async def test_f20_a_kind_in_no_version_that_we_know_is_a_finding(mesh: Mesh) ->
         await world.synced()
         [told] = await seen(world, "SMI0501")
         assert "v2" in told.message
-        await asyncio.to_thread(plane.kubectl, "delete", "crd", name(SPLIT))
+        await asyncio.to_thread(plane.delete_crds, name(SPLIT))
         await asyncio.to_thread(plane.apply, *crds.definitions())
         await world.until(lambda: SPLIT in world.source.served)
         assert not await asyncio.to_thread(world.source.findings)

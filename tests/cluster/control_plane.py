@@ -38,6 +38,8 @@ ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
 ADMINS: Final = ("system:masters",)
 SERVER_SIDE: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
+CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+STALLED_DELETIONS: Final = 8
 POLL: Final = 0.05
 # Everything but reads of health and the API's own description; the stage at the end has the answer's code.
 AUDIT_POLICY: Final = """
@@ -220,6 +222,30 @@ class ControlPlane:
         crds = [f"crd/{each['metadata']['name']}" for each in objects if each["kind"] == "CustomResourceDefinition"]
         if crds:
             self.kubectl("wait", "--for=condition=Established", "--timeout=90s", *crds)
+
+    def delete_crds(self, *names: str) -> None:
+        """Delete these CRDs (default: all) with their objects, and wait until they are gone.
+
+        One at which nothing moves for a while is deleted once more: the API server's finalizer gives up at a conflict
+        with another controller of its own, and overlooks the change that it then waits for.
+        """
+        left: list[Any] = []
+
+        def none() -> bool:
+            found = self.get(CRDS)["items"]
+            left[:] = [(item["metadata"], item["status"]) for item in found]
+            return not {item["metadata"]["name"] for item in found if not names or item["metadata"]["name"] in names}
+
+        for _ in range(STALLED_DELETIONS):
+            for item in self.get(CRDS)["items"]:
+                name = item["metadata"]["name"]
+                if not names or name in names:
+                    with contextlib.suppress(RequestError):  # gone meanwhile
+                        self.request("DELETE", f"{CRDS}/{name}")
+            with contextlib.suppress(ProgramError):
+                self.wait_for(none, 15.0)
+                return
+        raise ProgramError(f"a CRD does not go: {left}")
 
     def get(self, path: str) -> Any:
         """Return what a path answers, decoded."""
