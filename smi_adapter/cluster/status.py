@@ -24,6 +24,7 @@ import msgspec
 
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
 from smi_adapter.cluster.pace import Api, Pace, passes, read
+from smi_adapter.cluster.projection import status_of
 from smi_adapter.findings import Finding, Ref, finding
 from smi_adapter.report import ObjectStatus, Report
 
@@ -76,7 +77,7 @@ class _Known:
     @property
     def status(self) -> Mapping[str, Any]:
         """Return the status, empty if there is none."""
-        found = msgspec.json.decode(self.text)
+        found = status_of(self.text)
         return found if isinstance(found, Mapping) else {}
 
     def says(self, report: Report) -> bool:
