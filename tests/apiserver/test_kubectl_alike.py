@@ -242,10 +242,13 @@ def waiting(kubectl: Kubectl) -> Iterator[str]:
     yield kubectl.told("apply", "-f", "-", stdin=SPLIT)
     yield kubectl.told("wait", "ts/web", "--for=jsonpath={.spec.service}=web", "--timeout=10s")
     yield kubectl.told("wait", "ts/web", "--for=jsonpath={.spec.service}=other", "--timeout=1s")
+    # -v=8 names each request, so that the object is deleted only once kubectl watches it. The log goes to stderr.
     with subprocess.Popen(
-        kubectl.command("wait", "ts/web", "--for=delete", "--timeout=30s"),
-        env=kubectl.environment, stdout=subprocess.PIPE, text=True,
+        kubectl.command("wait", "ts/web", "--for=delete", "--timeout=30s", "-v=8"),
+        env=kubectl.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert any("watch=true" in line for line in process.stderr), "kubectl ended without a watch"
         yield kubectl.told("delete", "ts", "web")
         yield process.communicate(timeout=40)[0]
         yield str(process.returncode)
