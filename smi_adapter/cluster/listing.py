@@ -17,7 +17,7 @@ import msgspec
 from smi_adapter.cluster import discovery
 from smi_adapter.cluster.client import ApiError, Client, Resource
 from smi_adapter.cluster.discovery import Survey
-from smi_adapter.cluster.projection import Item, Projection
+from smi_adapter.cluster.projection import Item, Projection, status_of
 from smi_adapter.cluster.source import CORE, NAMESPACES
 from smi_adapter.decode import RawObject
 from smi_adapter.decode.forms import NO_CLUSTER
@@ -72,8 +72,8 @@ async def without_cluster(client: Client) -> bool:
 
 def _whole(raw: RawObject, item: Item) -> dict[str, Any]:
     metadata = {**raw["metadata"], "uid": item.uid, "resourceVersion": item.version}
-    status = {} if item.status is None else {"status": msgspec.json.decode(item.status)}
-    return {**raw, "metadata": metadata, **status}
+    status = status_of(item.status)
+    return {**raw, "metadata": metadata, **({} if status is None else {"status": status})}
 
 
 async def _listed(client: Client, resource: Resource, namespaces: Sequence[str]) -> tuple[list[Item], str]:

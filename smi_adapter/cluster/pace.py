@@ -15,12 +15,15 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from smi_adapter.cluster.client import ApiError, Unreachable
+from smi_adapter.cluster.projection import pruned
 
 T = TypeVar("T")
 
 FIRST: Final = 0.5
 LONGEST: Final = 30.0
 
+_DEEPEST: Final = 12
+"""Levels of an answer that writers read: those of a status, in an object, in a list."""
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -55,7 +58,10 @@ class Asking(Api, Protocol):
 def read(answer: bytes, kind: type[T]) -> T:
     """Decode an answer; one that was cut off, or is not from an API server, is as good as none."""
     try:
-        return msgspec.json.decode(answer, type=kind)
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except RecursionError:  # what users write may be that deep; what we read of it is not
+            return msgspec.json.decode(pruned(answer, _DEEPEST), type=kind)
     except msgspec.DecodeError as error:
         raise Unreachable(f"the answer cannot be read: {error}") from error
 

@@ -206,7 +206,7 @@ class Projection:
             raw = msgspec.json.decode(content, type=_RawPage)
             return Page([self.item(one) for one in raw.items or ()], raw.metadata.resourceVersion, raw.metadata.token)
         except RecursionError:
-            head = msgspec.json.decode(_pruned(content, 2), type=_RawPage).metadata
+            head = msgspec.json.decode(pruned(content, 2), type=_RawPage).metadata
             return Page([self.item(one) for one in _items(content)], head.resourceVersion, head.token)
         except (msgspec.MsgspecError, ValueError) as error:
             raise NotJSONError(f"the list of {self._resource.plural} can't be read: {error}") from error
@@ -217,7 +217,7 @@ class Projection:
             raw = msgspec.json.decode(line, type=_RawEvent)
             content = bytes(raw.object)
         except RecursionError:
-            raw = msgspec.json.decode(_pruned(line, 1), type=_RawEvent)
+            raw = msgspec.json.decode(pruned(line, 1), type=_RawEvent)
             content = line[line.index(b"{", 1) : line.rindex(b"}")]
         except (msgspec.MsgspecError, ValueError) as error:
             raise NotJSONError(f"an event of {self._resource.plural} can't be read: {error}") from error
@@ -285,12 +285,20 @@ class Projection:
         return Item(head.namespace, head.name, head.resourceVersion, head.uid, _encode(value))
 
 
+def status_of(text: bytes | None) -> Any:
+    """Return a status that was kept as text; None if there is none, or none that can be read."""
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # anybody with the right may have written it
+        return None
+
+
 def _head(content: bytes | msgspec.Raw) -> Head:
     """Return what names an object, whatever else is wrong with it."""
     try:
         return msgspec.json.decode(content, type=_Headed).metadata
     except RecursionError:
-        return msgspec.json.decode(_pruned(bytes(content), 3), type=_Headed).metadata
+        return msgspec.json.decode(pruned(bytes(content), 3), type=_Headed).metadata
 
 
 def _error(content: bytes) -> Event:
@@ -319,7 +327,7 @@ def _brackets(text: bytes) -> Iterator[tuple[int, int]]:
             yield token.start(), -depth - 1
 
 
-def _pruned(text: bytes, levels: int) -> bytes:
+def pruned(text: bytes, levels: int) -> bytes:
     """Return a JSON text with null in place of everything that is nested more deeply than so many levels."""
     parts: list[bytes] = []
     kept = 0

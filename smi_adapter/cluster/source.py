@@ -18,14 +18,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-import msgspec
-
 from smi_adapter.cluster import discovery
 from smi_adapter.cluster.client import ApiError, Resource, Unreachable
 from smi_adapter.cluster.discovery import Kind, Served, Survey
 from smi_adapter.cluster.grace import GRACE, Grace
 from smi_adapter.cluster.namespaces import NamespacePoll
-from smi_adapter.cluster.projection import Kept
+from smi_adapter.cluster.projection import Kept, status_of
 from smi_adapter.cluster.reach import Backoff, Reach
 from smi_adapter.cluster.reflector import SILENCE, Reflector, Transport
 from smi_adapter.cluster.store import Changes
@@ -176,7 +174,8 @@ class ClusterSource:
             if entry is not None:
                 raw = stream.projection.raw(entry.value)
                 raw["metadata"] = {**raw["metadata"], "uid": entry.uid, "resourceVersion": entry.version}
-                return raw if entry.status is None else {**raw, "status": msgspec.json.decode(entry.status)}
+                status = status_of(entry.status)
+                return raw if status is None else {**raw, "status": status}
         return None
 
     def findings(self) -> tuple[Finding, ...]:

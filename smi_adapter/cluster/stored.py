@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from smi_adapter.cluster.projection import status_of
 from smi_adapter.report import Report
 
 
@@ -25,7 +26,7 @@ class Known:
     @property
     def status(self) -> Mapping[str, Any]:
         """Return the status; empty if there is none, or what is there is none."""
-        found = msgspec.json.decode(self.text)
+        found = status_of(self.text)
         return found if isinstance(found, dict) else {}
 
     def says(self, report: Report) -> bool:

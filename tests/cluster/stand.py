@@ -14,10 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from smi_adapter import app
 from smi_adapter.backends import XdsConfig, load
 from smi_adapter.cluster.client import Client
 from smi_adapter.cluster.listing import everything
+from smi_adapter.cluster.pace import read
 from smi_adapter.controller import Controller
 from smi_adapter.evaluate import Request, Verdict, evaluate
 from smi_adapter.settings import Settings
@@ -127,11 +130,16 @@ async def stand(mesh: Mesh, *roots: str, **more: Any) -> AsyncIterator[Stand]:
             await asyncio.gather(asking, return_exceptions=True)
 
 
+class _Told(msgspec.Struct):
+    status: dict[str, Any] = {}
+
+
 async def conditions(mesh: Mesh, path: str, seconds: float = 60.0) -> Mapping[str, Mapping[str, Any]]:
     """Return the conditions of an object by type, once it has some."""
     deadline = time.monotonic() + seconds
     while True:
-        found = (await asyncio.to_thread(mesh.plane.get, path)).get("status", {}).get("conditions")
+        answer = await asyncio.to_thread(mesh.plane.raw, "GET", path)
+        found = read(answer, _Told).status.get("conditions")
         if found:
             return {one["type"]: one for one in found}
         assert time.monotonic() < deadline, f"{path}: nothing was told"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from benchmarks.pods import pod
 from smi_adapter import decode
 from smi_adapter.cluster.client import Resource
-from smi_adapter.cluster.projection import NotJSONError, Projection
+from smi_adapter.cluster.pace import read
+from smi_adapter.cluster.projection import NotJSONError, Projection, status_of
 from smi_adapter.cluster.store import Store
 from smi_adapter.decode import ref_of
 from smi_adapter.snapshot import EMPTY
@@ -179,3 +181,15 @@ def test_what_was_kept_and_is_too_deep_for_a_later_reader_is_told_and_raises_not
     assert (raw["kind"], raw["metadata"]["name"]) == ("HTTPRouteGroup", "web")
     [[problem]] = decode.apply(EMPTY, {ref_of(raw): raw})[0].problems.values()
     assert "nested too deeply" in problem.message
+
+
+class Whole(msgspec.Struct):
+    status: dict[str, Any]
+
+
+def test_what_a_writer_reads_of_an_object_of_any_depth_is_there() -> None:
+    deep = '{"a": ' * 5000 + "1" + "}" * 5000
+    text = f'{{"metadata": {{"name": "web"}}, "spec": {deep}, "status": {{"conditions": [{{"type": "Accepted"}}]}}}}'
+    found = read(text.encode(), Whole)
+    assert found.status == {"conditions": [{"type": "Accepted"}]}
+    assert status_of(deep.encode()) is None
