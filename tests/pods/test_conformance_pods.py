@@ -31,7 +31,7 @@ ALIVE = "import socket; socket.create_connection(('127.0.0.1', 8080), 2)"
 
 
 def _policy() -> list[dict[str, Any]]:
-    """Return what gives pods of labelled namespaces their proxy. JSON is an expression of CEL as well."""
+    """Return what gives pods of labelled namespaces their proxy."""
     deployment = next(each for each in yaml.safe_load_all(EXAMPLE.read_text()) if each["kind"] == "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     for container in pod["initContainers"]:
@@ -68,7 +68,16 @@ def _policy() -> list[dict[str, Any]]:
 
 
 def _patch(operation: str, path: str, value: object) -> str:
-    return f'JSONPatch{{op: "{operation}", path: "{path}", value: {json.dumps(value)}}}'
+    return f'JSONPatch{{op: "{operation}", path: "{path}", value: {_expression(value)}}}'
+
+
+def _expression(value: object) -> str:
+    """Return a value as CEL writes it; in its lists and maps all are of one type, unless that is dynamic."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)}: dyn({_expression(each)})' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(f'dyn({_expression(each)})' for each in value)}]"
+    return json.dumps(value)
 
 
 @pytest.fixture
