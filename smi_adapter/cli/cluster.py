@@ -19,7 +19,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 PATIENCE = 60.0
 """Seconds that a command waits for all its answers."""
 
-INSTALLATION = ("smi-adapter", "smi-adapter")
+INSTALLATION = ("smi-system", "smi-adapter")
 """Namespace and name of an installation as docs/install.md makes it."""
 
 
