@@ -41,8 +41,8 @@ INHERITED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "PYTHONPATH", "TMPDIR
 DRAIN = 0.5
 """Seconds between telling everybody that a Pod is going and stopping it."""
 STARTING = 0.05
-"""Seconds between two looks at a Pod that is not ready yet, and (STEADY) at one that is."""
-STEADY = 1.0
+"""Seconds between two looks at a Pod that is not ready or has just failed one, and (STEADY) at one that is well."""
+STEADY = 3.0
 ANSWER = 1.0
 SIDECAR_FIRST = 3.0
 """Seconds for which an application waits for its Pod's proxy, as Kubernetes' own sidecars make it wait."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -316,15 +317,29 @@ def test_a_listener_that_cannot_be_rendered_stays_with_all_its_doors_shut() -> N
     assert dict(third.parts) == dict(first.parts)
 
 
+def test_a_new_service_leaves_the_denials_of_the_others_as_they_are() -> None:
+    services = [service("web", callers=[]), service("db", callers=[])]
+    one, two = {"web": "127.1.0.1"}, {"web": "127.1.0.1", "db": "127.1.0.2"}
+    before, after = (mesh(services, [workload("w", dial=dial)]) for dial in (one, two))
+    first = BACKEND.render(before)
+    second = BACKEND.render(after, Change(before, first, frozenset(), frozenset({key("w")})))
+    part: Part = ("dial", "shop", "w")
+    old, new = ({(item.type_url, item.name): item for item in config.parts[part]} for config in (first, second))
+    assert len(old) == 2
+    assert len(new) == 4
+    assert all(new[place] is old[place] for place in old)
+    assert dict(second.parts) == dict(BACKEND.render(after).parts)
+
+
 def test_a_failure_in_one_workloads_denials_keeps_its_doors_and_leaves_others_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     genuine = Dialer.denied
 
-    def denied(self: Dialer, workload: Workload, services: Mapping[Key, Service]) -> tuple[Resource, ...]:
+    def denied(self: Dialer, workload: Workload, *more: Any) -> tuple[Resource, ...]:
         if workload.key == key("bad"):
             raise ValueError("no such door")
-        return genuine(self, workload, services)
+        return genuine(self, workload, *more)
 
     services = [service("web", callers=[]), service("db", callers=[])]
     one, two = {"web": "127.1.0.1"}, {"web": "127.1.0.1", "db": "127.1.0.2"}

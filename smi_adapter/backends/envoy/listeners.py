@@ -9,7 +9,7 @@ workload has a loopback address for each Service, and its proxy binds them. A Se
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -54,6 +54,10 @@ OWN_DENIALS: Final = 64
 """How many ports that a workload may not call get a Listener each, before they share two."""
 
 
+DENIAL: Final = 2
+"""So many resources say no at one port: its Listener, and what answers there. An open port has its Listener alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Door:
     """A Service port as one workload sees it: the address at which it dials."""
@@ -88,7 +92,13 @@ class Dialer:
         """Return the Listeners that one workload's application dials to reach a Service that it may call."""
         return tuple(self._listener(service, port, (address,), bind=True) for port in service.ports)
 
-    def denied(self, workload: Workload, services: Mapping[Key, Service]) -> tuple[Resource, ...]:
+    def denied(
+        self,
+        workload: Workload,
+        services: Mapping[Key, Service],
+        same: Container[tuple[Key, str]] = (),
+        before: Collection[Resource] = (),
+    ) -> tuple[Resource, ...]:
         """Return what answers at the addresses of all Services that a workload dials but may not call.
 
         A few have the very Listener that they would have if they might be called, and routes of that Listener's name
@@ -96,7 +106,7 @@ class Dialer:
         too. But a Listener costs a proxy 19 to 37 kB, and in a big mesh most Services are of this sort: more than
         `OWN_DENIALS` ports share two, at 3 kB an address. Those stand first in their part, because an address must
         have left its old Listener before a new one takes it (docs/adr/0013). UDP has none: without a Listener a
-        datagram goes nowhere.
+        datagram goes nowhere. `before` is what the workload had so far: what `same` dials need is taken from there.
         """
         doors = [
             _Door(service, port, address)
@@ -106,7 +116,16 @@ class Dialer:
             if port.protocol is not Protocol.UDP
         ]
         if len(doors) <= OWN_DENIALS:
-            return tuple(item for door in doors for item in self._own_denial(door))
+            kept: dict[str, list[Resource]] = defaultdict(list)
+            for item in before:
+                kept[item.name].append(item)
+            own = (
+                kept[door.name]
+                if (door.service.key, door.address) in same and len(kept[door.name]) == DENIAL
+                else self._own_denial(door)
+                for door in doors
+            )
+            return tuple(item for pair in own for item in pair)
         shared = (
             (kind.value, [door for door in doors if door.port.protocol is kind])
             for kind in (Protocol.HTTP, Protocol.TCP)

@@ -341,7 +341,8 @@ class _Edit:
         changed = {place for place in workload.dial if place not in alike or not self._looks_alike(workload, place[0])}
         if not changed and len(alike) == len(workload.dial):
             return
-        doors = (item for item in self.before.parts.get(part, ()) if item.type_url == type_url(LISTENER))
+        before = self.before.parts.get(part, ())
+        doors = (item for item in before if item.type_url == type_url(LISTENER))
         known = {item.name: item for item in doors}
         resources: list[Resource] = []
         found: list[Finding] = []
@@ -359,7 +360,8 @@ class _Edit:
             except Exception as error:  # noqa: BLE001
                 resources.extend(kept)
                 found.extend(_failed(service.origin, key, error))
-        self._put(part, (*self.dialer.denied(workload, self.new.services), *resources), tuple(found))
+        denied = self.dialer.denied(workload, self.new.services, alike - changed, before)
+        self._put(part, (*denied, *resources), tuple(found))
 
     def _looks_alike(self, workload: Workload, service: Key) -> bool:
         """Tell whether a Service is the same as before to this workload."""
