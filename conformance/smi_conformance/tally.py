@@ -53,14 +53,20 @@ def profiles(basis: Basis) -> list[dict[str, Any]]:
 
 
 def hindrances(basis: Basis) -> list[str]:
-    """Return why the report can't be submitted; nothing: it can."""
+    """Return why the report can't be submitted; nothing: it can.
+
+    What counts is what was claimed or chosen, not what has rows: a report can't be mended by leaving things out.
+    """
     made = profiles(basis)
-    found = [] if made else ["no profile was run"]
+    ran_at_all = {item["name"] for item in made if any(item[key]["result"] != "notRun" for key in ("core", "extended"))}
+    idle = [name for name in PROFILES if name in basis.profiles and name not in ran_at_all]
+    found = [f"nothing of {', '.join(idle)} was run"] if idle else [] if made else ["no profile was run"]
     errors = sorted({_name(row) for row in basis.rows if row["result"] == "error"})
-    listed = {profile["name"] for profile in made}
     ran = {_name(row) for row in basis.rows}
-    missing = [item.id for item in basis.wanted() if listed & set(item.entry.profiles) and item.id not in ran]
-    unverified = sorted({name for profile in made for name in profile["claimedUnverified"]})
+    wanted = set(basis.profiles)
+    missing = [item.id for item in basis.wanted() if wanted & set(item.entry.profiles) and item.id not in ran]
+    verified = {name for profile in made for name in profile["verifiedFeatures"]}
+    unverified = sorted(basis.features - verified | {name for profile in made for name in profile["claimedUnverified"]})
     found += ["the run was quick"] if basis.quick else []
     found += [f"{_some(errors)} ended with an error"] if errors else []
     found += [f"{_some(missing)} of these profiles did not run"] if missing else []
@@ -183,6 +189,7 @@ def differences(report: Mapping[str, Any]) -> list[str]:
     if found:
         return found
     basis = basis_of(report)
+    found += _odd_results(basis)
     stated = {str(profile["name"]): profile for profile in report["profiles"]}
     derived = {str(profile["name"]): profile for profile in profiles(basis)}
     for name in (name for name in PROFILES if name in stated.keys() | derived.keys()):
@@ -220,7 +227,10 @@ _EMPTY: Mapping[str, list[str]] = {name: [] for name in _OPTIONAL}
 
 
 def _odd_rows(report: Mapping[str, Any]) -> Iterator[str]:
-    """Find cases that no run writes down so: levels that are missing or double, versions that do not fit."""
+    """Find what no run writes down so: levels and profiles that are missing or double, versions that do not fit."""
+    names = [str(profile["name"]) for profile in report["profiles"]]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"profiles.{name}: is listed {names.count(name)} times"
     served = report["environment"].get("servedVersions", {})
     levels: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in report["cases"]:
@@ -234,6 +244,24 @@ def _odd_rows(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"cases: {name} does not exist for version {version or '(none)'}"
         elif sorted(seen) != sorted(wanted):
             yield f"cases: {name}[{version}] has the levels {', '.join(seen)}; it consists of {', '.join(wanted)}"
+
+
+def _odd_results(basis: Basis) -> Iterator[str]:
+    """Find results that no run has there: an observation that takes the place of a verdict, a claim that is not one."""
+    for row in basis.rows:
+        feature, where = (
+            catalog.entries()[row["id"]].feature,
+            f"cases: {_name(row)} {row['level']} says {row['result']}",
+        )
+        decides = row["level"] != "provisional"
+        if row["result"] == "observed" and decides:
+            yield f"{where}, but that level has a verdict"
+        elif row["result"] in {"passed", "failed"} and not decides:
+            yield f"{where}, but of what is provisional there is no verdict"
+        elif row["result"] == "notSupported" and not feature:
+            yield f"{where}, but the case is about no feature that could be left unclaimed"
+        elif row["result"] == "notSupported" and feature in basis.features:
+            yield f"{where}, but {feature} is claimed"
 
 
 def _group(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from conformance.tests.test_report import ran, target
 from smi_conformance import report, tally
 from smi_conformance.cli import main
-from smi_conformance.runner import instances
+from smi_conformance.runner import Instance, instances
 from smi_conformance.target import Target
 from smi_conformance.trial import Rules
 
@@ -24,7 +25,10 @@ __all__ = ["target"]
 def whole(target: Target) -> report.Report:
     """Return a report of a run of the whole profile in which one case failed."""
     cases = [item for item in instances() if "SPLIT" in item.entry.profiles]
-    results = [(item.entry.id, item.version, "failed" if item.id == "TS-05[v1alpha4]" else "passed") for item in cases]
+    results = [
+        (item.entry.id, item.version, "failed" if item.id == "TS-05[v1alpha4]" else _result(item, target))
+        for item in cases
+    ]
     return report.build(ran(target, *results, rules=Rules()))
 
 
@@ -94,6 +98,30 @@ EDITS: dict[str, tuple[Edit, str]] = {
         lambda r: _row(r, "TS-06", "v1alpha4").update(result="notServed"),
         "TS-06[v1alpha4] says notServed, but servedVersions has that version",
     ),
+    "a profile that is listed twice": (
+        lambda r: r["profiles"].append({**r["profiles"][0], "summary": "All is well."}),
+        "profiles.SPLIT: is listed 2 times",
+    ),
+    "a verdict that is told as an observation": (
+        lambda r: _row(r, "TS-06", "v1alpha4").update(result="observed"),
+        "TS-06[v1alpha4] must says observed, but that level has a verdict",
+    ),
+    "a verdict where there is only an observation": (
+        lambda r: _row(r, "TS-36", "v1alpha4").update(result="passed"),
+        "TS-36[v1alpha4] provisional says passed, but of what is provisional there is no verdict",
+    ),
+    "a failure of a claimed feature that is told as not supported": (
+        lambda r: _row(r, "TS-29", "v1alpha4").update(result="notSupported"),
+        "says notSupported, but SplitTCP is claimed",
+    ),
+    "a failure of what is no feature that is told as not supported": (
+        lambda r: _row(r, "TS-05", "v1alpha4").update(result="notSupported"),
+        "TS-05[v1alpha4] must says notSupported, but the case is about no feature",
+    ),
+    "a claimed feature of no profile that was run": (
+        lambda r: r["claims"]["features"].append("ConsumerArgo"),
+        "submittable: says true, but claimed, but not verified: ConsumerArgo",
+    ),
 }
 _OTHER = {"name": "CONSUMER", "core": {"result": "notRun", "statistics": {"passed": 0, "failed": 0, "skipped": 0}}}
 
@@ -105,6 +133,26 @@ def test_whatever_is_changed_by_hand_is_told(edit: str, whole: report.Report) ->
     change(found)
     assert report.problems(found) == []
     assert any(words in line for line in tally.differences(found)), tally.differences(found)
+
+
+def test_a_claimed_profile_that_is_left_out_as_a_whole_is_told(target: Target) -> None:
+    """CONSUMER has no case in its core: complete, it is fine as it is."""
+    both = replace(target, profiles=("SPLIT", "CONSUMER"), features=target.features | {"ConsumerArgo"})
+    cases = [item for item in instances() if set(both.profiles) & set(item.entry.profiles)]
+    found = report.build(
+        ran(both, *((item.entry.id, item.version, _result(item, both)) for item in cases), rules=Rules())
+    )
+    assert (found["submittable"], tally.differences(found)) == (True, [])
+    assert [profile["core"]["result"] for profile in found["profiles"]] == ["success", "notRun"]
+    found["cases"] = [row for row in found["cases"] if not row["id"].startswith("CC-")]
+    found["profiles"] = [profile for profile in found["profiles"] if profile["name"] == "SPLIT"]
+    (said,) = tally.differences(found)
+    for words in ("nothing of CONSUMER was run", "of these profiles did not run", "not verified: ConsumerArgo"):
+        assert words in said
+
+
+def _result(item: Instance, target: Target) -> str:
+    return "notSupported" if item.entry.feature and item.entry.feature not in target.features else "passed"
 
 
 def test_validate_refuses_a_report_that_says_more_than_its_cases(whole: report.Report, tmp_path: Path) -> None:
