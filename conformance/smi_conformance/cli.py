@@ -155,7 +155,7 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         except OSError as error:
             result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
             click.echo(result.unwritten, err=True)
-    return 5 if result.unwritten and verdict in {0, 4} else verdict
+    return 5 if (result.unwritten or result.junit) and verdict in {0, 4} else verdict
 
 
 def _merge(result: _Result, outcomes: dict[str, Outcome], path: str, *, interrupted: bool) -> None:
@@ -183,19 +183,20 @@ class _Result:
         self.report: report.Report | None = None
         self.run: Run | None = None
         self.unwritten = ""
-        self._junit = junit
+        """Why there is no report; that there is no JUnit file takes nothing away from it."""
+        self.junit = ""
+        self._path = junit
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        trouble = ""
         try:
             yield
         except OSError as error:  # of pytest's own, as our report is tried for by the plugin
-            trouble = f"the JUnit file could not be written: {self._junit}: {error.strerror or error}"
-            click.echo(trouble, err=True)
+            self.junit = f"the JUnit file could not be written: {self._path}: {error.strerror or error}"
+            click.echo(self.junit, err=True)
         self.report = session.config.stash.get(REPORT, None)
         self.run = session.config.stash.get(RUN, None)
-        self.unwritten = session.config.stash.get(UNWRITTEN, "") or trouble
+        self.unwritten = session.config.stash.get(UNWRITTEN, "")
 
 
 def _verdict(made: report.Report, options: dict[str, Any]) -> int:

@@ -6,12 +6,11 @@ different identities for access. Every server listens on the same ports, so that
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from smi_conformance.model import Match, Routes, Rule, Service, ServicePort, Split, Subject, Target, TcpRoute, Weight
-from smi_conformance.places import Place
+from smi_conformance.places import Place, together
 from smi_conformance.protocol import App, Port, Req
 from smi_conformance.trial import Trial
 
@@ -198,7 +197,7 @@ async def house(trial: Trial, *, ports: tuple[ServicePort, ...] = HTTP, more: tu
     """Set the house up, with more workloads if a case needs them; it begins closed, which is seen before any grant."""
     place = await trial.place(GUARD, enforced=True)
     # Beside the house, which then stands ready for the next case.
-    extra = await asyncio.gather(*(trial.deploy(place, app) for app in more))
+    extra = await together(*(trial.deploy(place, app) for app in more))
     place = replace(place, apps={**place.apps, **{app.name: app for app, _ in extra}})
     found = House(trial, place, {name: trial.name(name) for name in ("api", "web", "both", "other")})
     await trial.apply(found.service("api", ports=ports), found.service("web", ports=ports))

@@ -2,19 +2,32 @@
 
 Starting workloads is what costs most, so a place is used again by a later case that wants the same ones. That does
 not blur a verdict: each case has the place for itself, its Services and SMI objects have names that were never used
-before, and all of them are deleted afterwards. Only the pods stay.
+before, and all of them are deleted afterwards. Only the pods stay, and they only if all was well in the case: a mesh
+that is wrong may hold on to what was deleted, and must not fail the next case with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from smi_conformance.protocol import App, Harness, HarnessError
 
 _TAKEN = "cf"
+_T = TypeVar("_T")
+
+
+async def together(*steps: Coroutine[Any, Any, _T]) -> list[_T]:
+    """Do several things at once and return what came of each; the first trouble ends all of them, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(step) for step in steps]
+    except BaseExceptionGroup as trouble:
+        raise trouble.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class Pool:
             await self._drop(self._free.popleft())
         try:
             await self.harness.namespace(namespace, enforced=enforced)
-            await asyncio.gather(*(self.harness.deploy(app) for app in place.apps.values()))
+            await together(*(self.harness.deploy(app) for app in place.apps.values()))
         except BaseException:
             await self._drop(place)  # half a place is no use, and must not be in the way of the others
             raise
@@ -73,6 +86,10 @@ class Pool:
     async def give_back(self, place: Place) -> None:
         """Lend it to the next."""
         self._free.append(place)
+
+    async def give_up(self, place: Place) -> None:
+        """Remove it: what a case left in it that went wrong is nobody else's."""
+        await self._drop(place)
 
     async def close(self) -> list[str]:
         """Remove all namespaces; return what could not be removed, and why."""
@@ -86,8 +103,8 @@ class Pool:
 
     async def _drop(self, place: Place) -> None:
         if place in self._all:
-            self._all.remove(place)
             await self.harness.remove_namespace(place.namespace)
+            self._all = [other for other in self._all if other is not place]  # now only: what stays is listed
 
     def namespaces(self) -> tuple[str, ...]:
         """Return the namespaces that exist now."""

@@ -180,7 +180,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say at the end of pytest's own output what the run amounts to."""
     made = config.stash.get(REPORT, None)
-    for line in ending(made, config.stash[RUN], str(config.getoption("--smi-report"))) if made else ():
+    if made is None:
+        return
+    path, unwritten = str(config.getoption("--smi-report")), config.stash.get(UNWRITTEN, "")
+    for line in ending(made, config.stash[RUN], path, unwritten=unwritten):
         terminalreporter.write_line(line)
 
 

@@ -324,7 +324,7 @@ class Run:
             if bad and self._keep:
                 self.kept += [f"{instance.id}: namespace {name}" for name in trial.namespaces()]
             try:
-                await trial.close(keep=bad and self._keep)
+                await trial.close(bad=bad, keep=bad and self._keep)
             except Exception as trouble:  # noqa: BLE001 - a harness whose processes were killed must not end the run
                 error = error or f"cleaning up: {type(trouble).__name__}: {trouble}"
         took = (time.monotonic() - started) * 1000

@@ -102,9 +102,8 @@ class Trial:
     async def deploy(self, place: Place, app: App) -> tuple[App, tuple[Pod, ...]]:
         """Start one more workload in a place, for this case alone (or change its replicas)."""
         here = App(app.name, place.namespace, app.account, app.labels, app.ports, app.replicas, app.meshed)
-        pods = await self.harness.deploy(here)
-        self._extra = [other for other in self._extra if other.key != here.key] + [here]
-        return here, pods
+        self._extra = [other for other in self._extra if other.key != here.key] + [here]  # also if it does not start
+        return here, await self.harness.deploy(here)
 
     async def pods(self, app: App) -> tuple[Pod, ...]:
         """Return the pods of a workload of a place."""
@@ -153,18 +152,25 @@ class Trial:
         """Return where the case is."""
         return [place.namespace for place in self._places]
 
-    async def close(self, *, keep: bool = False) -> None:
-        """Delete what the case made and give its places back; or keep both, for somebody who wants to look."""
+    async def close(self, *, bad: bool = False, keep: bool = False) -> None:
+        """Delete what the case made and give its places back; or keep both, for somebody who wants to look.
+
+        The places of a `bad` case, which failed or had trouble, are removed.
+        """
         for name, app in self._kept.items():
             await self.harness.close_connection(app, name)
         if keep:
             return
-        if self._objects:
-            await self.harness.delete(list(reversed(self._objects.values())))
-        for app in self._extra:
-            await self.harness.undeploy(app)
-        for place in self._places:
-            await self._pool.give_back(place)
+        clean = False
+        try:
+            if self._objects:
+                await self.harness.delete(list(reversed(self._objects.values())))
+            for app in self._extra:
+                await self.harness.undeploy(app)
+            clean = not bad
+        finally:
+            for place in self._places:
+                await (self._pool.give_back(place) if clean else self._pool.give_up(place))
 
     # ------------------------------------------------------------------------------------------------------ traffic
 

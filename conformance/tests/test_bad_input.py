@@ -166,8 +166,13 @@ def test_a_mistake_in_an_option_is_told_before_anything_is_run(
 
 
 def test_a_junit_file_that_cannot_be_written_is_told_and_the_verdicts_too(place: Place) -> None:
-    code, said = place.run("-k", "API-07", "--profile", "ACCESS-L4", "--junit", "/dev/full")
+    page, twice = place.folder / "page.html", ("--repeat", "2")
+    code, said = place.run(
+        "-k", "API-07", "--profile", "ACCESS-L4", "--junit", "/dev/full", "--html", str(page), *twice
+    )
     assert code == 5, said
+    assert "the report could not be written" not in said
+    assert "API-07" in page.read_text()
     assert "the JUnit file could not be written" in said
     assert "Traceback" not in said
     assert place.rows()["API-07"]["result"] == "passed"

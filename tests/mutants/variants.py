@@ -73,7 +73,6 @@ _STALE = (
     Mutant(
         "target-edits-ignored", ("TT-07", "CV-02"), ("TT-02", "TT-03"), changes=batches.updates_lost("TrafficTarget")
     ),
-    # What it leaves open stays so for the next case in that place; XR-01 has another.
     Mutant("target-deletion-ignored", ("TT-07",), ("XR-01",), changes=batches.deletions_lost("TrafficTarget")),
     Mutant("bad-object-stops", ("CV-08",), ("TS-01",), changes=batches.one_bad_object_stops_all()),
     # How long a change may take is said by whoever runs the suite (30 s unless told): late is wrong after that only.

@@ -1,0 +1,119 @@
+"""Places are lent to one case after the other, as long as nothing of a case can be left in them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from smi_conformance.explain import Recorder
+from smi_conformance.layouts import GUARD, TWIN, house
+from smi_conformance.model import versions_for
+from smi_conformance.places import Place, Pool
+from smi_conformance.protocol import App, HarnessError, Pod
+from smi_conformance.trial import QUICK, Trial
+
+LAYOUT = (App("client"),)
+
+
+class Harness(Recorder):
+    """Has trouble when a test says so, and knows what there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: set[str] = set()
+        self.stuck = False
+        self.trouble: Callable[[App], bool] = lambda _: False
+        self.over = 0
+
+    async def namespace(self, name: str, *, enforced: bool) -> None:
+        del enforced
+        self.there.add(name)
+
+    async def remove_namespace(self, name: str) -> None:
+        if self.stuck:
+            raise HarnessError("no answer")
+        self.there = {other for other in self.there if other.partition("/")[0] != name}
+
+    async def deploy(self, app: App) -> tuple[Pod, ...]:
+        self.there.add(app.key)  # half of it is there, whatever comes next
+        if self.trouble(app):
+            raise HarnessError(f"{app.name} does not start")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.over += 1
+        return (Pod(f"{app.name}-0", "127.0.0.1"),)
+
+    async def undeploy(self, app: App) -> None:
+        self.there.discard(app.key)
+
+
+def trial(harness: Harness, pool: Pool) -> Trial:
+    return Trial(harness, pool, QUICK, ("v1alpha4", versions_for("access", "v1alpha4")))
+
+
+def test_the_place_of_a_case_that_went_wrong_is_removed_and_that_of_another_is_lent_again() -> None:
+    harness = Harness()
+
+    async def after(*, bad: bool) -> tuple[Place, Place]:
+        pool = Pool(harness)
+        one = trial(harness, pool)
+        first = await one.place(LAYOUT, enforced=True)
+        await one.close(bad=bad)
+        return first, await trial(harness, pool).place(LAYOUT, enforced=True)
+
+    first, second = asyncio.run(after(bad=False))
+    assert first == second
+    harness.there.clear()
+    first, second = asyncio.run(after(bad=True))
+    assert harness.there == {second.namespace, second["client"].key}
+    assert first.namespace != second.namespace
+
+
+def test_a_namespace_that_could_not_be_removed_is_listed() -> None:
+    harness = Harness()
+    pool = Pool(harness)
+
+    async def story() -> list[str]:
+        one = trial(harness, pool)
+        await one.place(LAYOUT, enforced=True)
+        harness.stuck = True
+        with pytest.raises(HarnessError):
+            await one.close(bad=True)
+        return await pool.close()
+
+    (said,) = asyncio.run(story())
+    assert said == f"namespace {pool.namespaces()[0]}, which could not be removed: no answer"
+
+
+def test_a_workload_that_does_not_start_is_taken_away_and_nothing_goes_on_beside_it() -> None:
+    harness = Harness()
+    pool = Pool(harness)
+
+    async def story() -> None:
+        one = trial(harness, pool)
+        harness.trouble = lambda app: app.name == TWIN.name
+        with pytest.raises(HarnessError, match="twin does not start"):
+            await house(one, more=(App("slow"), TWIN))
+        assert harness.over == len(GUARD), "slow was still being started"
+        await one.close()
+        (namespace,) = pool.namespaces()
+        assert harness.there == {namespace, *(f"{namespace}/{app.name}" for app in GUARD)}
+
+    asyncio.run(story())
+
+
+def test_half_a_place_is_removed_when_nothing_is_started_in_it_any_more() -> None:
+    harness = Harness()
+    pool = Pool(harness)
+
+    async def story() -> None:
+        harness.trouble = lambda app: app.name == "second"
+        with pytest.raises(HarnessError, match="second does not start"):
+            await pool.take((App("first"), App("second")), enforced=True)
+        for _ in range(40):
+            await asyncio.sleep(0)
+        assert (harness.there, harness.over, pool.namespaces()) == (set(), 0, ())
+
+    asyncio.run(story())
