@@ -143,7 +143,7 @@ class House:
         self.marks.append(len(self.marks))
         mark = f"mark{len(self.marks)}"
         routes = self.routes(Match("mark", f"/{mark}$", ("*",)), name=mark)
-        await self.trial.closed(self.who(name), self.to(f"/{mark}"))
+        await self.trial.closed(self.who(name), self.to(f"/{mark}"), k=5)
         await self.trial.apply(routes, self.target((name,), (Rule(routes.name),), name=mark))
         await self.trial.allowed(self.who(name), self.to(f"/{mark}"))
 
@@ -202,5 +202,5 @@ async def house(trial: Trial, *, ports: tuple[ServicePort, ...] = HTTP, more: tu
     found = House(trial, place, {name: trial.name(name) for name in ("api", "web", "both", "other")})
     await trial.apply(found.service("api", ports=ports), found.service("web", ports=ports))
     if ports[0].protocol == "http":
-        await trial.closed(found.who("alice"), found.to(port=ports[0].port))
+        await trial.closed(found.who("alice"), found.to(port=ports[0].port), k=5)
     return found

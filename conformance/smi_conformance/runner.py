@@ -1,4 +1,4 @@
-"""Plays cases: several at a time, those that measure time alone, in a loop of its own beside pytest.
+"""Plays cases: several at a time, those that measure time last, in a loop of its own beside pytest.
 
 pytest asks for one result after another and waits; here the cases run concurrently in the places of a pool. What the
 harness can't do is decided before a case starts; what breaks in between is an error, never a verdict; and when the

@@ -305,14 +305,17 @@ class Trial:
         """Wait until requests are answered by a workload."""
         await self._stays(client, req, lambda reply: reply.ok, what or f"{_say(client, req)} is allowed", k=k)
 
-    async def closed(self, client: App, req: Req, *, k: int = 5) -> None:
-        """Wait until requests are no longer answered: before a denial is proved, or to begin from a closed state."""
+    async def closed(self, client: App, req: Req, *, k: int = 0) -> None:
+        """Wait until requests are no longer answered.
+
+        A few bad answers are enough only for a caller that goes on to prove it, or to begin with.
+        """
         await self.eventually(client, req, lambda reply: not reply.ok, f"{_say(client, req)} is denied", k=k)
 
     async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
         """Prove a denial: control, then requests that no server receives, then control again."""
         await self.allowed(*control, k=3, what=f"the control ({_say(*control)}) works")
-        await self.closed(client, req)
+        await self.closed(client, req, k=5)
         return await self.not_received(client, req, control)
 
     async def not_received(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
@@ -370,8 +373,12 @@ class Trial:
         raise Failure(f"nothing about {manifest['kind']} {manifest['metadata']['name']} names {words}; said: {told}")
 
     def reading(self, key: str, value: str) -> None:
-        """Write down what was observed where the specification is silent."""
-        self.notes.readings[key] = value
+        """Write down what was observed where the specification is silent; of several checks, each that differs."""
+        before = self.notes.readings.get(key)
+        if before is None:
+            self.notes.readings[key] = value
+        elif value not in before.split("; "):
+            self.notes.readings[key] = f"{before}; {value}"
 
     @contextlib.asynccontextmanager
     async def provisional(self, key: str) -> AsyncIterator[None]:
@@ -379,7 +386,7 @@ class Trial:
         try:
             yield
         except Failure as failure:
-            self.notes.readings[key] = f"otherwise: {failure}"
+            self.reading(key, f"otherwise: {failure}")
 
     @contextlib.asynccontextmanager
     async def level(self, level: str) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,6 +106,27 @@ def test_one_bad_answer_after_full_convergence_is_a_failure() -> None:
 
     with pytest.raises(Failure, match="then 1 of 100 were otherwise"):
         play(Mesh(lambda _, count: count != 90), story)
+
+
+def test_a_revoked_grant_is_not_proved_by_a_few_answers_of_a_proxy_that_was_told_first() -> None:
+    async def story(t: Trial, req: Req) -> None:
+        await t.closed(ALICE, req)
+
+    mesh = Mesh(lambda _, count: 10 < count <= 16)
+    play(mesh, story, replace(RULES, deadline=30.0))
+    assert mesh.count >= 16 + RULES.k
+
+
+def test_a_reading_of_several_checks_holds_whatever_was_seen() -> None:
+    async def story(t: Trial, req: Req) -> None:
+        del req
+        for value in ("accepted", "", "accepted"):
+            async with t.provisional("fqdn"):
+                t.check(bool(value), "not reached")
+                t.reading("fqdn", value)
+        assert t.notes.readings == {"fqdn": "accepted; otherwise: not reached"}
+
+    play(Mesh(only_alice), story)
 
 
 def test_settling_ends_when_a_change_that_was_made_later_is_seen() -> None:

@@ -210,11 +210,13 @@ async def enforcement_is_the_servers(t: Trial) -> None:
 async def every_way_to_a_pod_is_guarded(t: Trial) -> None:
     h = await granted(t, more=(TWIN,))
     control = (h.who("alice"), h.to())
-    pods = await t.pods(h.who("twin"))
-    await t.apply(h.service("other", "twin"))
+    await t.apply(h.service("both", "api"), h.service("other", "twin"))
     await t.allowed(*control)
-    await t.denied(h.who("bob"), h.to(service="other"), control)
-    await t.denied(h.who("bob"), Req(pod=pods[0].address, port=8080), control)
+    for service, name in (("both", "api"), ("other", "twin")):
+        await t.allowed(h.who("alice"), h.to(service=service))  # or nobody would get in by that way
+        await t.denied(h.who("bob"), h.to(service=service), control)
+        (pod,) = await t.pods(h.who(name))
+        await t.denied(h.who("bob"), Req(pod=pod.address, port=8080), control)
 
 
 @case("TT-17")

@@ -42,7 +42,7 @@ async def a_grant_and_its_revocation_take_effect_in_time(t: Trial) -> None:
     await t.allowed(h.who("alice"), h.to(), k=t.rules.k)
     _note(t, "granted")
     await t.apply(h.target(("bob",)))
-    await t.closed(h.who("alice"), h.to(), k=t.rules.k)
+    await t.closed(h.who("alice"), h.to())
     _note(t, "revoked")
     await t.not_received(h.who("alice"), h.to(), (h.who("bob"), h.to()))
 

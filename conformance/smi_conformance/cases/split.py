@@ -191,6 +191,7 @@ async def same_names_elsewhere_are_others(t: Trial) -> None:
     async with t.provisional("crossNamespaceBackend"):
         far = Split(t.name("far"), s.ns, s.names["root"], ((f"{s.names['v1']}.{ns}", 100),))
         refused = not (await t.try_apply(far))[0].accepted
+        await s.settle()
         counts = await t.sample(s.client, s.to(), 100)
         crossed = any(name == "v1" for name in counts)
         if not refused and not crossed and t.needs("events", observed=True):
@@ -200,6 +201,7 @@ async def same_names_elsewhere_are_others(t: Trial) -> None:
     async with t.provisional("crossNamespaceRoot"):
         far = Split(t.name("far"), s.ns, f"{s.names['root']}.{ns}", ((s.names["v1"], 100),))
         refused = not (await t.try_apply(far))[0].accepted
+        await s.settle()
         counts = await t.sample(s.client, _to(ns, s.names["root"]), 100)
         if not refused and set(counts) == {"base"} and t.needs("events", observed=True):
             await t.said(far)
