@@ -161,10 +161,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash.get(RUN, None)
     if run is None:
         return
-    if not run.finished:
-        sys.stdout.write("\ninterrupted: ending what runs and removing what was created (^C again: leave it)\n")
-        sys.stdout.flush()
-    run.stop()
+    run.stop(_interrupted)
     for left in run.left:
         sys.stdout.write(f"left: {left}\n")
     made = session.config.stash[REPORT] = report.build(run)
@@ -175,6 +172,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         except OSError as error:
             session.config.stash[UNWRITTEN] = f"the report could not be written: {path}: {error.strerror or error}"
             sys.stderr.write(session.config.stash[UNWRITTEN] + "\n")
+
+
+def _interrupted() -> None:
+    sys.stdout.write("\ninterrupted: ending what runs and removing what was created (^C again: leave it)\n")
+    sys.stdout.flush()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -58,6 +58,8 @@ def build(run: Run) -> Report:
             "alpha": ALPHA,
             "slackPoints": round(SLACK * 100, 3),
             "quick": run.rules.quick,
+            "parallel": run.parallel,
+            "meshes": len(run.harnesses),
             **({"selection": run.selection} if run.selection else {}),
         },
         "profiles": tally.profiles(basis),

@@ -165,16 +165,20 @@ class Run:
         """Tell whether every case has its outcome."""
         return all(future.done() for future in self._futures.values())
 
-    def stop(self, patience: float = 60.0) -> None:
-        """End the run, finished or not, and remove everything that it created; say what could not be removed."""
+    def stop(self, tell: Callable[[], None], patience: float = 60.0) -> None:
+        """End the run, finished or not, and remove everything that it created; say what could not be removed.
+
+        Of a run that is not finished `tell` is told: from then on another interruption means that somebody can't wait.
+        """
         if self._thread is None or self._loop is None:
             return
-        if self._thread.is_alive() and not self.finished:
-            self.interrupted = True
-            self._loop.call_soon_threadsafe(self._cancel)
         try:
+            if self._thread.is_alive() and not self.finished:
+                self.interrupted = True
+                self._loop.call_soon_threadsafe(self._cancel)
+                tell()
             self._thread.join(patience)
-        except KeyboardInterrupt:  # somebody can't wait
+        except KeyboardInterrupt:  # whether the thread still lives is not known after an interrupted join
             self.left += self._remains()
         else:
             if self._thread.is_alive():
