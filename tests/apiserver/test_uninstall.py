@@ -126,7 +126,8 @@ def test_an_uninstall_takes_away_what_its_own_installation_has_generated(plane: 
         managed = {"app.kubernetes.io/managed-by": "smi-adapter", **labels}
         metadata = {"name": name, "namespace": shop, "labels": managed}
         plane.apply({"apiVersion": f"{GROUP}/v1", "kind": "HTTPRoute", "metadata": metadata, "spec": {}})
-    metadata = {**metadata, "name": "tcp", "labels": {**managed, INSTALLATION: "mesh.smi-adapter"}}
+    labels = {"app.kubernetes.io/managed-by": "smi-adapter", INSTALLATION: "mesh.smi-adapter"}
+    metadata = {"name": "tcp", "namespace": shop, "labels": labels}
     plane.apply({"apiVersion": f"{GROUP}/v1alpha2", "kind": "TCPRoute", "metadata": metadata, "spec": {}})
     cli = Cli(plane)
     whose = ("--controller-namespace=mesh", "--release=smi-adapter")
