@@ -193,7 +193,7 @@ class Controller:
             "tell-leader": self._tell_leader(),
             "compare": self._peers.compare(lambda: self._lease.leader_address),
             "keep-authority": self._issuing.keep(),
-            "publish-bundle": self._public.keep(lambda: self.bundle),
+            "publish-bundle": self._public.keep(self._issuing.published),
             "keep-signing-keys": self._keep_signing_keys(),
             "sweep-proxies": self.server.watch(),
             "feel-loop": self.metrics.feel_loop(),
