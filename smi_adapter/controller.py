@@ -402,8 +402,8 @@ class Controller:
         compiled = self.compiled
         workloads = compiled.translation.mesh.workloads.values() if compiled else ()
         proxies = self.server.proxies() if compiled else ()
-        expiries = [self._webhooks.expires()] if self._webhooks else []
-        expiries += [self._issuing.first_expiry()] if compiled else []
+        hooks = self._webhooks.expires() if self._webhooks else None
+        ends = [at for at in (hooks, self._issuing.first_expiry() if compiled else None) if at is not None]
         return Reading(
             config_age=time.monotonic() - self._changed_at,
             cache_age=self._source.cache_age(),
@@ -416,7 +416,7 @@ class Controller:
                 "waiting": sum(not proxy.in_sync for proxy in proxies),
             },
             permissive_namespaces=len({item.key[0] for item in workloads if item.mode is not AccessMode.ENFORCE}),
-            certificate_expiry=max(0.0, min(filter(None, expiries), default=0.0) - time.time()),
+            certificate_expiry=min(ends) - time.time() if ends else None,
             leader=self._lease.left() > 0,
         )
 
