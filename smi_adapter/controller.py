@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from smi_adapter import __version__, app, decode
-from smi_adapter.backends import Manifests, XdsConfig
+from smi_adapter.backends import Manifests, UnknownBackendError, XdsConfig
 from smi_adapter.cluster import peers, replicas
 from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.bundle import PublicBundle
@@ -446,7 +446,7 @@ def _reached_at(address: str, port: int) -> str:
 
 
 class CannotStartError(Exception):
-    """There is no way to begin: no login, or an address that is taken."""
+    """There is no way to begin: no login, an address that is taken, or a backend that is not installed."""
 
 
 def cluster_source(settings: Settings, client: Client) -> ClusterView:
@@ -462,9 +462,11 @@ async def serve(settings: Settings, kubeconfig: str | None, context: str | None)
         raise CannotStartError(f"no login to a cluster: {error}") from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
-        controller = Controller(settings, client, cluster_source(settings, client))
         try:
+            controller = Controller(settings, client, cluster_source(settings, client))
             await stack.enter_async_context(controller.running())
         except OSError as error:
             raise CannotStartError(str(error)) from error
+        except UnknownBackendError as error:
+            raise CannotStartError(f"the setting backend or former_backends: {error}") from error
         await app.until_stopped()
