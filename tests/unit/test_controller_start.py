@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from smi_adapter import controller
 from smi_adapter.cli.run import run
 
 
@@ -30,7 +29,7 @@ def test_a_former_backend_that_is_not_installed_is_told_by_the_name_of_the_setti
     async def connect(*_: Any) -> NoCluster:
         return client
 
-    monkeypatch.setattr(controller.Client, "connect", connect)
+    monkeypatch.setattr("smi_adapter.controller.Client.connect", connect)
     monkeypatch.setattr("smi_adapter.telemetry.configure", lambda *_: None)
     monkeypatch.setenv("SMI_ADAPTER_FORMER_BACKENDS", "envoi")
     found = CliRunner().invoke(run, [])
