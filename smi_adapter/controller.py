@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from smi_adapter import __version__, app, decode
-from smi_adapter.backends import Manifests, XdsConfig
+from smi_adapter.backends import Manifests, UnknownBackendError, XdsConfig
 from smi_adapter.cluster import peers, replicas
 from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.bundle import PublicBundle
@@ -193,7 +193,7 @@ class Controller:
             "tell-leader": self._tell_leader(),
             "compare": self._peers.compare(lambda: self._lease.leader_address),
             "keep-authority": self._issuing.keep(),
-            "publish-bundle": self._public.keep(lambda: self.bundle),
+            "publish-bundle": self._public.keep(self._issuing.published),
             "keep-signing-keys": self._keep_signing_keys(),
             "sweep-proxies": self.server.watch(),
             "feel-loop": self.metrics.feel_loop(),
@@ -402,8 +402,8 @@ class Controller:
         compiled = self.compiled
         workloads = compiled.translation.mesh.workloads.values() if compiled else ()
         proxies = self.server.proxies() if compiled else ()
-        expiries = [self._webhooks.expires()] if self._webhooks else []
-        expiries += [self._issuing.first_expiry()] if compiled else []
+        hooks = self._webhooks.expires() if self._webhooks else None
+        ends = [at for at in (hooks, self._issuing.first_expiry() if compiled else None) if at is not None]
         return Reading(
             config_age=time.monotonic() - self._changed_at,
             cache_age=self._source.cache_age(),
@@ -416,7 +416,7 @@ class Controller:
                 "waiting": sum(not proxy.in_sync for proxy in proxies),
             },
             permissive_namespaces=len({item.key[0] for item in workloads if item.mode is not AccessMode.ENFORCE}),
-            certificate_expiry=max(0.0, min(filter(None, expiries), default=0.0) - time.time()),
+            certificate_expiry=min(ends) - time.time() if ends else None,
             leader=self._lease.left() > 0,
         )
 
@@ -446,7 +446,7 @@ def _reached_at(address: str, port: int) -> str:
 
 
 class CannotStartError(Exception):
-    """There is no way to begin: no login, or an address that is taken."""
+    """There is no way to begin: no login, an address that is taken, or a backend that is not installed."""
 
 
 def cluster_source(settings: Settings, client: Client) -> ClusterView:
@@ -462,9 +462,11 @@ async def serve(settings: Settings, kubeconfig: str | None, context: str | None)
         raise CannotStartError(f"no login to a cluster: {error}") from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
-        controller = Controller(settings, client, cluster_source(settings, client))
         try:
+            controller = Controller(settings, client, cluster_source(settings, client))
             await stack.enter_async_context(controller.running())
         except OSError as error:
             raise CannotStartError(str(error)) from error
+        except UnknownBackendError as error:
+            raise CannotStartError(f"the setting backend or former_backends: {error}") from error
         await app.until_stopped()

@@ -65,6 +65,10 @@ class Issuing:
         self._servers = Issuer(self.authority, self._life, self._names)
         return self.authority
 
+    def published(self) -> bytes | None:
+        """Return the root certificates that all are to know; None while the Secret has others, or can't be read."""
+        return None if self.problem else self.authority.bundle
+
     def tls(self) -> ServerTls:
         """Return what the xDS port shows now."""
         pair = self._servers.key_pair(self._own, time.time())

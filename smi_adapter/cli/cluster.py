@@ -79,8 +79,8 @@ def namespace_options(function: _F) -> _F:
 def installation_options(function: _F) -> _F:
     """Add the two names of an installation: where its controller runs and what it is called."""
     decorators = (
-        click.option("--controller-namespace", help="Where the controller runs (default: smi-adapter)."),
-        click.option("--release", help="Its full name: that of its Deployment (default: smi-adapter)."),
+        click.option("--controller-namespace", help=f"Where the controller runs (default: {INSTALLATION[0]})."),
+        click.option("--release", help=f"Its full name: that of its Deployment (default: {INSTALLATION[1]})."),
     )
     for decorator in reversed(decorators):
         function = decorator(function)

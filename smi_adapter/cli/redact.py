@@ -15,6 +15,8 @@ GONE: Final = "<redacted>"
 
 _OURS: Final = ("smi-adapter.io/", "app.kubernetes.io/", "meta.helm.sh/", "deployment.kubernetes.io/")
 _HEADERS: Final = frozenset({"headers"})
+_SECRET_PLACES: Final = frozenset({"path", "url"})
+"""Where a webhook is called: who knows the path of ours may call it like the API server."""
 _CERTIFICATES: Final = frozenset({"caBundle"})
 _NAMED: Final = re.compile(
     r"(?i)((?:authorization|api[-_]?key|password|passwd|secret|token|client-key-data|cookie)[\"']?\s*[:=]\s*)"
@@ -37,9 +39,9 @@ def text(value: str) -> str:
 
 
 def tree(value: Any) -> Any:
-    """Return an object without what may be secret: foreign annotations, header rules, environments, and `text`.
+    """Return an object without what may be secret: in annotations, header rules, environments and `text`.
 
-    Bundles become fingerprints, which is enough to compare them.
+    Nor does it say where webhooks are called. Bundles become fingerprints, which is enough to compare them.
     """
     if isinstance(value, Mapping):
         return {str(key): _field(str(key), one) for key, one in value.items()}
@@ -57,9 +59,17 @@ def _field(key: str, value: Any) -> Any:
         return f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
     if key == "env" and isinstance(value, list):
         return [_variable(one) for one in value]
+    if key == "clientConfig":
+        return _without_places(tree(value))
     if key == "managedFields":
         return GONE
     return tree(value)
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: GONE if key in _SECRET_PLACES else _without_places(one) for key, one in value.items()}
+    return [_without_places(one) for one in value] if isinstance(value, list) else value
 
 
 def _names_only(headers: Any) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
@@ -77,6 +77,11 @@ class _Memory:
     disputed: str = ""
     refused: tuple[str, float, str] | None = None
 
+    @property
+    def uid(self) -> str:
+        """Return that of the object that we applied to, which stays ours whoever takes its labels off."""
+        return str(self.shape[0]) if self.shape else ""
+
 
 class Applier:
     """Keeps generated objects as they are wanted; only while `left()` says that there is time for it.
@@ -114,6 +119,7 @@ class Applier:
         self._memory: dict[Place, _Memory] = {}
         self._plurals: dict[tuple[str, str], tuple[float, str | None]] = {}
         self._problems: dict[Place, tuple[Finding, ...]] = {}
+        self._hidden: set[str] = set()
         self._news = asyncio.Event()
         self._pace = Pace()
 
@@ -167,7 +173,7 @@ class Applier:
         generation, paused, seen = self._generation, self._paused, self._seen
         lying: dict[Place, Live] = {}
         for api_version, kind in sorted(self._kinds):
-            lying.update(await self._list(api_version, kind))
+            lying.update(await self._list(api_version, kind, wanted))
         problems: dict[Place, tuple[Finding, ...]] = {}
         complete = True
         for place, item in wanted.items():
@@ -207,8 +213,8 @@ class Applier:
         if correction and self._too_soon(memory):
             memory.disputed = memory.disputed or f"{place[1]} {place[2]}/{place[3]} is changed again and again"
             return self._dispute(item, memory)
-        if not memory.digest and (there is None or there.owner not in {"", self._installation}):
-            memory.disputed = await self._foreign(resource, place)
+        if there is None or (there.owner not in {"", self._installation} and there.uid != memory.uid):
+            memory.disputed = await self._foreign(resource, place, memory.uid)
             if memory.disputed:
                 return self._dispute(item, memory)
         return await self._write(resource, place, item, (memory, digest, there, correction))
@@ -294,37 +300,49 @@ class Applier:
         self.writes += 1
         self._after_write(path)
 
-    async def _foreign(self, resource: Resource, place: Place) -> str:
-        """Say whose object of that name there is, if it is not ours."""
+    async def _foreign(self, resource: Resource, place: Place, uid: str) -> str:
+        """Say whose object of that name there is, if it is not ours; that of this `uid` is, whatever its labels."""
         try:
-            found = read(await self._request("GET", resource.path(place[2], place[3])), Object).metadata.labels
+            meta = read(await self._request("GET", resource.path(place[2], place[3])), Object).metadata
         except ApiError as error:
             if error.status != 404:
                 raise
             return ""
-        owner = owner_of(found)
-        if owner == self._installation or (not owner and (found or {}).get(MANAGED[0]) == MANAGED[1]):
+        owner = owner_of(meta.labels)
+        named = not owner and (meta.labels or {}).get(MANAGED[0]) == MANAGED[1]
+        if named or owner == self._installation or (meta.uid and meta.uid == uid):
             return ""
         whose = f"of the installation {owner}" if owner else "that is not ours"
         return f"there is a {place[1]} {place[2]}/{place[3]} {whose}; it is left as it is"
 
-    async def _list(self, api_version: str, kind: str) -> dict[Place, Live]:
+    async def _list(self, api_version: str, kind: str, wanted: Collection[Place]) -> dict[Place, Live]:
+        """Return what lies there; where nothing is wanted a right that is missing stops nothing else."""
         resource = await self._resource((api_version, kind, "", ""))
         found: dict[Place, Live] = {}
         if resource is None:
             return found
         for namespace in self._namespaces or ("",):
-            query = {"labelSelector": "=".join(MANAGED), "limit": str(_PAGE)}
-            while True:
-                answer = await self._request("GET", resource.path(namespace), query=query, accept=_METADATA)
-                page = read(answer, ObjectList)
-                for item in page.items or ():
-                    meta = item.metadata
-                    found[api_version, kind, meta.namespace, meta.name] = live(item)
-                if not page.metadata.continue_:
-                    break
-                query["continue"] = page.metadata.continue_
+            try:
+                async for item in self._pages(resource, namespace):
+                    found[api_version, kind, item.metadata.namespace, item.metadata.name] = live(item)
+            except ApiError as error:
+                here = any(place[:2] == (api_version, kind) and namespace in {"", place[2]} for place in wanted)
+                if error.status != 403 or here:
+                    raise
+                if (where := f"{kind} in {namespace or 'all namespaces'}") not in self._hidden:
+                    _log.warning("what may be left over of %s stays, since it may not be listed: %s", where, error)
+                    self._hidden.add(where)
         return found
+
+    async def _pages(self, resource: Resource, namespace: str) -> AsyncIterator[Object]:
+        query = {"labelSelector": "=".join(MANAGED), "limit": str(_PAGE)}
+        while True:
+            page = read(await self._request("GET", resource.path(namespace), query=query, accept=_METADATA), ObjectList)
+            for item in page.items or ():
+                yield item
+            if not page.metadata.continue_:
+                return
+            query["continue"] = page.metadata.continue_
 
     async def _resource(self, place: Place) -> Resource | None:
         """Return what serves a kind, or None if nothing does; asked twice a minute at most."""

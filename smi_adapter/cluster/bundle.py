@@ -2,7 +2,8 @@
 
 Who makes a sidecar's configuration needs them, and must not need the Secret in which the key lies beside them. The
 ConfigMap is called like that Secret; the chart makes it empty, as it does the Secret, so that no right to create one
-is needed. All replicas hold the same authority, so whichever looks first writes, and the others find it written.
+is needed. All replicas hold the same authority, so whichever looks first writes, and the others find it written; who
+finds another authority in the Secret than the one it holds (faults.md F37) leaves the writing to those who hold that.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ class PublicBundle:
         self.problem = ""
         """Why it does not stand there; in words for people."""
 
-    async def keep(self, bundle: Callable[[], bytes]) -> None:
-        """See for ever that the bundle stands there."""
+    async def keep(self, bundle: Callable[[], bytes | None]) -> None:
+        """See for ever that the bundle stands there; None: it is not for us to say."""
         while True:
             pause = LOOK
             try:
-                problem = await self.publish(bundle().decode())
+                content = bundle()
+                problem = await self.publish(content.decode()) if content is not None else ""
             except (ApiError, Unreachable) as error:
                 problem, pause = str(error), _RETRY
             told = f"the root certificates are not published in ConfigMap {self._name}: {problem}" if problem else ""

@@ -35,6 +35,12 @@ _NEEDED: Final = (
     ("apps", "deployments"),
     ("", "services"),
     ("", "secrets"),
+    ("", "configmaps"),
+    ("", "serviceaccounts"),
+    ("coordination.k8s.io", "leases"),
+    ("policy", "poddisruptionbudgets"),
+    ("rbac.authorization.k8s.io", "roles"),
+    ("rbac.authorization.k8s.io", "rolebindings"),
 )
 """What an installation creates."""
 

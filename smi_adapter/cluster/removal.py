@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from smi_adapter import crds
 from smi_adapter.cluster import ownership
 from smi_adapter.cluster.client import ApiError, Client
 from smi_adapter.cluster.lease import ADDRESS, LEASES, Timing
+from smi_adapter.cluster.pace import read
 
 HOLDER: Final = "uninstall"
 AWAY: Final = 600
@@ -185,41 +188,52 @@ async def _generated(client: Client, whose: Installation) -> tuple[list[Step], l
     """Find what a manifest backend has written, in every kind of the Gateway API that is served; say what stays."""
     steps = []
     others: Counter[str] = Counter()
+    hidden: list[str] = []
     mine = ownership.installation(whose.namespace, whose.name)
     for version, resource in await _served(client, _GATEWAY):
         base = f"/apis/{_GATEWAY}/{version}"
         for scope in [f"namespaces/{one}/" for one in whose.watched] or [""]:
             try:
-                found = (await client.get(f"{base}/{scope}{resource}", labelSelector=_GENERATED)).get("items") or ()
+                answer = await client.request("GET", f"{base}/{scope}{resource}", query={"labelSelector": _GENERATED})
             except ApiError as error:
                 if error.status not in {403, 404, 405}:
                     raise
-                continue  # who may not list them has not written any
-            for item in found:
-                metadata = item["metadata"]
-                owner = ownership.owner_of(metadata.get("labels"))
+                if error.status == 403:
+                    hidden.append(f"{scope}{resource}".removeprefix("namespaces/"))
+                continue
+            for item in read(answer, ownership.ObjectList).items or ():
+                metadata = item.metadata
+                owner = ownership.owner_of(metadata.labels)
                 if owner != mine:
                     others[owner] += 1
                     continue
-                path = f"{base}/namespaces/{metadata['namespace']}/{resource}/{metadata['name']}"
-                words = f"delete {resource}.{_GATEWAY} {metadata['namespace']}/{metadata['name']}"
+                path = f"{base}/namespaces/{metadata.namespace}/{resource}/{metadata.name}"
+                words = f"delete {resource}.{_GATEWAY} {metadata.namespace}/{metadata.name}"
                 steps.append(Step(words, "DELETE", path, generated=True))
-    return steps, [
+    stays = [
         f"generated objects of {owner or 'a release that named no installation'}: {number}"
         for owner, number in sorted(others.items())
     ]
+    if hidden:
+        stays.append(f"generated objects, if there are any, of {', '.join(sorted(hidden))}, which you may not list")
+    return steps, stays
 
 
 async def _served(client: Client, group: str) -> list[tuple[str, str]]:
+    """Return each namespaced resource of a group, with the best version that has it: not every version has all."""
     try:
-        preferred = (await client.get(f"/apis/{group}"))["preferredVersion"]["version"]
-        found = await client.get(f"/apis/{group}/{preferred}")
+        versions = [one["version"] for one in (await client.get(f"/apis/{group}"))["versions"]]
+        found = [(version, await client.get(f"/apis/{group}/{version}")) for version in versions]
     except ApiError as error:
         if error.status == 404:
             return []
         raise
-    resources = found.get("resources") or ()
-    return [(preferred, one["name"]) for one in resources if one.get("namespaced") and "/" not in one["name"]]
+    best: dict[str, str] = {}
+    for version, listed in found:
+        for one in listed.get("resources") or ():
+            if one.get("namespaced") and "/" not in one["name"]:
+                best.setdefault(one["name"], version)
+    return [(version, resource) for resource, version in best.items()]
 
 
 _INSTALLED: Final = (
@@ -253,6 +267,15 @@ async def _installed(client: Client) -> tuple[list[str], set[tuple[str, str]]]:
     return names, releases
 
 
+class _Remaining(msgspec.Struct):
+    remainingItemCount: int | None = None  # noqa: N815 - Kubernetes' name
+
+
+class _Counted(msgspec.Struct):
+    metadata: _Remaining
+    items: list[msgspec.Raw] | None = None
+
+
 async def _staying(client: Client) -> list[str]:
     """Say which CRDs stay, and with how many objects."""
     words = []
@@ -261,10 +284,11 @@ async def _staying(client: Client) -> list[str]:
         for version in reversed([one["name"] for one in spec["versions"]]):
             try:
                 path = f"/apis/{spec['group']}/{version}/{spec['names']['plural']}"
-                found = await client.get(path, limit="1")
+                answer = await client.request("GET", path, query={"limit": "1"})
             except ApiError:
                 continue
-            number = len(found.get("items") or ()) + int((found.get("metadata") or {}).get("remainingItemCount") or 0)
+            found = read(answer, _Counted)  # users' objects may be nested more deeply than `get` can read
+            number = len(found.items or ()) + (found.metadata.remainingItemCount or 0)
             words.append(f"crd/{name} with {number} objects")
             break
     return words

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from smi_adapter.cluster.peers import SIGNATURE, signature
+from smi_adapter.cluster.peers import SIGNATURE, signature, signed_by
 from smi_adapter.report import Tally
 
 _log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ class Replicas:
 
     def hear(self, body: bytes, signed: str) -> bool:
         """Take a message of another replica; False if it is not one, is old, or was heard already."""
-        if not hmac.compare_digest(signed.encode(), signature(self.key, body).encode()):
+        if not signed_by(self.key, body, signed):
             return False
         try:
             said: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
@@ -107,6 +106,7 @@ class Replicas:
                 body = msgspec.json.encode(said)
                 headers = {SIGNATURE: signature(self.key, body)}
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                    async with session.post(where + PATH, data=body, headers=headers) as answer:
+                    sending = session.post(where + PATH, data=body, headers=headers, allow_redirects=False)
+                    async with sending as answer:
                         if answer.status < 300:
                             last, at = now, time.monotonic()

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from smi_adapter.cluster.client import ApiError, Unreachable
-from smi_adapter.cluster.pace import Asking
+from smi_adapter.cluster.pace import Asking, read
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +85,14 @@ class _Header(msgspec.Struct, frozen=True):
     kid: str = ""
 
 
+class _Discovery(msgspec.Struct, frozen=True):
+    issuer: str = ""
+
+
+class _KeySet(msgspec.Struct, frozen=True):
+    keys: list[dict[str, Any]] | None = None
+
+
 class SigningKeys:
     """The public keys of the API server's tokens, from its own discovery documents; kept while it is away."""
 
@@ -100,18 +108,15 @@ class SigningKeys:
         """Read them again; ApiError or Unreachable leave the old ones in force."""
         self._looked_at = self._clock()
         try:
-            about = await client.get("/.well-known/openid-configuration")
+            about = await client.request("GET", "/.well-known/openid-configuration")
             content = await client.request("GET", "/openid/v1/jwks", accept=_KEY_SET)
         except ApiError as error:
             self._withheld = self._withheld or error.status in {401, 403, 404}
             raise
-        try:
-            found = msgspec.json.decode(content)
-        except msgspec.DecodeError as error:
-            raise Unreachable(f"the keys of tokens are no JSON document: {error}") from error
-        self._keys = {str(item.get("kid", "")): _public_key(item) for item in found.get("keys", ())}
+        issuer, keys = read(about, _Discovery).issuer, read(content, _KeySet).keys
+        self._keys = {str(item.get("kid", "")): _public_key(item) for item in keys or ()}
         self._withheld = not self._keys
-        self.issuer = str(about.get("issuer", ""))
+        self.issuer = issuer
 
     def signed(self, token: str) -> Signed:
         """Tell who signed a token, whatever it says: an API server may accept several issuers, but only its keys."""
@@ -176,7 +181,7 @@ def _public_key(item: Mapping[str, Any]) -> PublicKey | None:
         if item.get("kty") == "EC":
             curve = _CURVES[item["crv"]][0]
             return ec.EllipticCurvePublicNumbers(_number(item["x"]), _number(item["y"]), curve).public_key()
-    except (KeyError, ValueError, AttributeError):
+    except (KeyError, ValueError, AttributeError, TypeError):
         pass
     return None
 

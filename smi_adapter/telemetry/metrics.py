@@ -31,7 +31,8 @@ class Reading:
     findings: Mapping[str, int] = field(default_factory=dict)
     proxies: Mapping[str, int] = field(default_factory=dict)
     permissive_namespaces: int = 0
-    certificate_expiry: float = 0.0
+    certificate_expiry: float | None = None
+    """Below 0: one has expired; None: there is none yet."""
     leader: bool = False
 
 
@@ -105,7 +106,8 @@ class _Present(Collector):
         yield _gauge("proxies", "Connected proxies.", {(state,): n for state, n in now.proxies.items()}, "state")
         text = "Namespaces whose mode is not enforce."
         yield _gauge("permissive_namespaces", text, {(): now.permissive_namespaces})
-        yield _gauge("certificate_expiry_seconds", "Until the first certificate expires.", {(): now.certificate_expiry})
+        expiry = {} if now.certificate_expiry is None else {(): now.certificate_expiry}
+        yield _gauge("certificate_expiry_seconds", "Until the first certificate expires.", expiry)
         yield _gauge("leader", "Whether this replica writes status and Events.", {(): float(now.leader)})
 
 

@@ -65,7 +65,9 @@ class WebhookServer:
     ) -> None:
         self.judge = judge
         self.path = ""
-        """The path on which the judge is asked; on `/validate` itself an object is judged by itself alone."""
+        """The path on which the judge is asked; on others below `/validate` an object is judged by itself alone.
+
+        Such a path may be the right one of a replica that holds another authority (faults.md F37)."""
         self.answered: Counter[str] = Counter()
         """How many reviews ended as `validate allowed`, `validate refused`, `validate late`, `convert`, `malformed`."""
         self._converts = converts
@@ -170,8 +172,11 @@ class WebhookServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         routes: dict[str, Callable[[web.BaseRequest], Awaitable[bytes]]] = {VALIDATE: self._validate}
-        if self.path and hmac.compare_digest(request.path.encode(), self.path.encode()):
+        path = request.path.encode(errors="surrogatepass")
+        if self.path and hmac.compare_digest(path, self.path.encode()):
             routes[request.path] = partial(self._validate, judge=self.judge)
+        elif request.path.rpartition("/")[0] == VALIDATE:
+            routes[request.path] = self._validate
         if self._converts:
             routes["/convert"] = self._convert
         answer = routes.get(request.path)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,8 +149,9 @@ async def applying(
     timing: Timing = SOON,
     after_write: Callable[[str], None] = lambda _path: None,
     installation: str = "mesh.smi-adapter",
+    kubeconfig: Path | None = None,
 ) -> AsyncIterator[Shop]:
-    client = await Client.connect(str(plane.kubeconfig))
+    client = await Client.connect(str(kubeconfig or plane.kubeconfig))
     applier = Applier(client, always, installation, namespaces=(namespace,), timing=timing, after_write=after_write)
     task = asyncio.create_task(applier.run())
     try:
@@ -220,6 +222,44 @@ async def test_f41_what_was_edited_or_deleted_by_hand_is_restored(plane: Control
         plane.kubectl("delete", "httproute", "smi.other.80", "-n", shop)
         await until(lambda: running.weights("smi.other.80") == [9, 1])
         assert running.delivery.findings() == ()
+
+
+async def test_what_somebody_made_anew_in_place_of_ours_is_never_touched(plane: ControlPlane, shop: str) -> None:
+    """That we applied an object once makes that very object ours, also without its labels, and no other one."""
+    theirs = {"apiVersion": f"{GROUP}/v1", "kind": "HTTPRoute", "metadata": {"name": "smi.web.80", "namespace": shop}}
+    one = split(shop)
+    plane.apply(one)
+    async with applying(plane, shop, Timing(look=0.2, correct=0.1)) as running:
+        await running.settled(one)
+        plane.request("PATCH", path_of(shop), {"metadata": {"labels": None}, "spec": {"rules": []}}, MERGE)
+        await until(lambda: running.weights() == [9, 1])
+        assert running.routes()["smi.web.80"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "smi-adapter"
+        await running.settled(one)
+
+        plane.request("DELETE", path_of(shop))  # nothing is awaited in between, so that the applier cannot be first
+        plane.apply({**theirs, "spec": {"theirs": True}})
+        await until(lambda: any("not ours" in item.message for item in running.delivery.findings()))
+        plane.apply(split(shop, weights=(5, 5)))
+        await running.settled(one)
+        assert running.routes()["smi.web.80"]["spec"] == {"theirs": True}
+        plane.request("DELETE", path_of(shop))
+        await until(lambda: running.weights() == [5, 5])
+
+
+async def test_a_kind_that_may_not_be_listed_stops_nothing_where_none_of_it_is_wanted(
+    plane: ControlPlane, shop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plane.kubectl("create", "role", "http", "-n", shop, "--verb=*", f"--resource=httproutes.{GROUP}")
+    plane.kubectl("create", "rolebinding", "http", "-n", shop, "--role=http", "--user=http")
+    one = split(shop)
+    plane.apply(one)
+    async with applying(plane, shop, kubeconfig=plane.user("http")) as running:
+        await running.settled(one)
+        assert running.weights() == [9, 1]
+        await running.settled(gone=(ref_of(one),))
+        assert running.routes() == {}
+    said = [item.getMessage() for item in caplog.records if f"TCPRoute in {shop} stays" in item.getMessage()]
+    assert len(said) == 1, caplog.text
 
 
 async def test_f41_another_owner_is_told_about_and_not_fought(plane: ControlPlane, shop: str) -> None:

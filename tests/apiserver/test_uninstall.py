@@ -6,6 +6,8 @@ As in a cluster, the command runs with the rights of the chart's hook, and a con
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from smi_adapter import crds
 from smi_adapter.cluster import removal
 from smi_adapter.cluster.ownership import INSTALLATION
 from tests import foreign_crds
@@ -123,6 +126,9 @@ def test_an_uninstall_takes_away_what_its_own_installation_has_generated(plane: 
         managed = {"app.kubernetes.io/managed-by": "smi-adapter", **labels}
         metadata = {"name": name, "namespace": shop, "labels": managed}
         plane.apply({"apiVersion": f"{GROUP}/v1", "kind": "HTTPRoute", "metadata": metadata, "spec": {}})
+    labels = {"app.kubernetes.io/managed-by": "smi-adapter", INSTALLATION: "mesh.smi-adapter"}
+    metadata = {"name": "tcp", "namespace": shop, "labels": labels}
+    plane.apply({"apiVersion": f"{GROUP}/v1alpha2", "kind": "TCPRoute", "metadata": metadata, "spec": {}})
     cli = Cli(plane)
     whose = ("--controller-namespace=mesh", "--release=smi-adapter")
     dry = cli("uninstall", "--dry-run", *whose).stdout
@@ -131,6 +137,28 @@ def test_an_uninstall_takes_away_what_its_own_installation_has_generated(plane: 
     assert "stays: generated objects of a release that named no installation: 1" in dry
     assert cli("uninstall", "--yes", *whose).returncode == 0
     assert sorted(_routes(plane)) == ["old", "theirs"]
+    assert plane.get(f"/apis/{GROUP}/v1alpha2/tcproutes")["items"] == [], "which the preferred version does not have"
+
+
+def test_an_uninstall_says_what_it_may_not_see_and_counts_what_it_cannot_read(plane: ControlPlane) -> None:
+    (ours,) = (one for one in crds.definitions() if crds.name_of(one) == "httproutegroups.specs.smi-spec.io")
+    theirs = copy.deepcopy(dict(ours))
+    for version in theirs["spec"]["versions"]:
+        anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        version["schema"] = {"openAPIV3Schema": anything}
+    plane.apply(*foreign_crds.gateway_api(), theirs)
+    shop = plane.new_namespace()
+    place = f"/apis/specs.smi-spec.io/v1alpha4/namespaces/{shop}/httproutegroups"
+    body = {"apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "metadata": {"name": "deep"}}
+    text = json.dumps({**body, "spec": "DEEP"}).replace('"DEEP"', '{"a":' * 3000 + "{}" + "}" * 3000)
+    plane.raw("POST", place, text.encode())
+    plane.kubectl("create", "clusterrole", "reader", "--verb=list", "--resource=httproutegroups.specs.smi-spec.io")
+    plane.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", "--user=reader")
+    whose = ("--controller-namespace=mesh", "--release=smi-adapter")
+    done = Cli(plane)("uninstall", "--dry-run", *whose, kubeconfig=plane.user("reader"))
+    assert done.returncode == 0, done.stderr
+    assert "stays: crd/httproutegroups.specs.smi-spec.io with 1 objects" in done.stdout
+    assert "if there are any, of httproutes, tcproutes, which you may not list" in done.stdout
 
 
 def test_of_several_installations_one_has_to_be_named(plane: ControlPlane) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from smi_adapter import __version__, crds
+from smi_adapter.cluster import checks
 from smi_adapter.settings import ENV_PREFIX, Settings
 from smi_adapter.smi import schema
 from smi_adapter.telemetry import Metrics, Reading
@@ -321,6 +322,13 @@ def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> No
         assert not item.keys() & {"data", "stringData"}
 
 
+def test_the_checks_before_an_installation_ask_for_all_that_it_creates() -> None:
+    made = {
+        (item["apiVersion"].rpartition("/")[0], f"{item['kind'].lower()}s") for item in render() if not is_hook(item)
+    }
+    assert made <= set(checks._NEEDED)
+
+
 # ------------------------------------------------------------------------------------------------------- uninstall
 @pytest.mark.parametrize(
     ("values", "roles"),
@@ -331,6 +339,7 @@ def test_secrets_are_made_empty(variant: tuple[str, list[dict[str, Any]]]) -> No
         (("settings.formerBackends={gateway_api}",), {"ClusterRole": [""], "Role": [NAMESPACE]}),
         (("settings.backend=gateway_api", "watchNamespaces={shop,bank}"), {"Role": [NAMESPACE, "shop", "bank"]}),
         (("webhooks.conversion.enabled=true", "uninstallHook.enabled=false"), None),
+        (("settings.formerBackends=null",), None),
     ],
 )
 def test_a_job_takes_away_what_helm_does_not_know(values: tuple[str, ...], roles: dict[str, list[str]] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -31,6 +32,9 @@ class View:
     def event_ages(self) -> Mapping[str, float]:
         return {}
 
+    def relists(self) -> Mapping[tuple[str, str], int]:
+        return {}
+
 
 @pytest.fixture
 def view() -> View:
@@ -50,6 +54,17 @@ def replica(view: View) -> Controller:
 def lost(replica: Controller, *, for_seconds: float) -> None:
     """Let the replica have been out of touch for a while, as its task `compare` notes."""
     replica._peers._lost_at = replica._peers._clock() - for_seconds
+
+
+def test_an_expired_certificate_reads_below_zero_and_none_as_nothing(replica: Controller) -> None:
+    replica.compiled = None
+    assert replica._reading().certificate_expiry is None
+    ended: Any = SimpleNamespace(expires=lambda: time.time() - 100.0)
+    replica._webhooks = ended
+    assert (replica._reading().certificate_expiry or 0.0) <= -100.0
+    none_yet: Any = SimpleNamespace(expires=lambda: None)
+    replica._webhooks = none_yet
+    assert replica._reading().certificate_expiry is None
 
 
 def test_a_kind_that_cannot_be_read_keeps_no_stream_beyond_its_token(replica: Controller, view: View) -> None:

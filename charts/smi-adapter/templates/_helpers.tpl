@@ -152,7 +152,7 @@ no right at all. */}}
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes, tcproutes]
   verbs: [create, delete, get, list, patch]
-{{- else if has "gateway_api" .Values.settings.formerBackends }}
+{{- else if has "gateway_api" (.Values.settings.formerBackends | default list) }}
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes, tcproutes]
   verbs: [delete, list]

@@ -23,36 +23,42 @@ class Admission:
         self._burst = 1.0
         self._longest_wait = longest_wait
         self._next = 0.0
+        self._waiting = 0
+        self._queue = asyncio.Lock()
 
     async def admit(self) -> bool:
-        """Wait for a turn; False if the queue is too long."""
-        now = asyncio.get_running_loop().time()
-        turn = max(self._next, now)
-        wait = turn - now - self._burst
-        if wait > self._longest_wait:
+        """Wait for a turn; False if the queue is too long. Who goes away while it waits has used none."""
+        ahead = self._turn() + self._waiting * self._interval
+        if ahead - self._burst - _now() > self._longest_wait:
             return False
-        self._next = turn + self._interval
-        if wait > 0:
-            await asyncio.sleep(wait)
+        self._waiting += 1
+        try:
+            async with self._queue:
+                turn = self._turn()
+                if (wait := turn - self._burst - _now()) > 0:
+                    await asyncio.sleep(wait)
+                self._next = turn + self._interval
+        finally:
+            self._waiting -= 1
         return True
 
+    def _turn(self) -> float:
+        return max(self._next, _now())
 
-class Waiting:
-    """Streams that were not let in yet, by the address that they come from."""
 
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._of: Counter[str] = Counter()
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
-    @contextlib.contextmanager
-    def one_of(self, address: str) -> Iterator[None]:
-        """Count one of that address until the block ends; RefusedError if there are enough without it."""
-        if self._of[address] >= self._most:
-            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many new streams of one address")
-        self._of[address] += 1
-        try:
-            yield
-        finally:
-            self._of[address] -= 1
-            if not self._of[address]:
-                del self._of[address]
+
+@contextlib.contextmanager
+def counted(waiting: Counter[str], address: str, most: float) -> Iterator[None]:
+    """Count one more of an address until the block ends; RefusedError if there are enough without it."""
+    if waiting[address] >= most:
+        raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many new streams of one address")
+    waiting[address] += 1
+    try:
+        yield
+    finally:
+        waiting[address] -= 1
+        if not waiting[address]:
+            del waiting[address]

@@ -21,7 +21,7 @@ import grpc
 from smi_adapter import envoy_api
 from smi_adapter.backends import Part, Resource, XdsConfig
 from smi_adapter.delivery.xds import status
-from smi_adapter.delivery.xds.admission import Admission, Waiting
+from smi_adapter.delivery.xds.admission import Admission, counted
 from smi_adapter.delivery.xds.catalogue import Catalogue, Changed, View
 from smi_adapter.delivery.xds.credentials import ServerTls, credentials
 from smi_adapter.delivery.xds.door import CertificateDoor, Context, Door, Guest, RefusedError, address_of
@@ -114,7 +114,7 @@ class AdsServer:
         self._streams_of: Counter[Hashable] = Counter()
         self._refusals_of: OrderedDict[Hashable, list[Refusal]] = OrderedDict()
         self._admission = Admission(limits.streams_per_second, limits.longest_queue)
-        self._waiting = Waiting(limits.waiting_per_address)
+        self._waiting: Counter[str] = Counter()
         self._door: Door = CertificateDoor()
         self._draining = False
         self._server: grpc.aio.Server | None = None
@@ -274,7 +274,7 @@ class AdsServer:
     async def _serve(self, _requests: object, context: Context) -> None:
         """Serve one stream until it ends."""
         try:
-            with self._waiting.one_of(address_of(context)):
+            with counted(self._waiting, address_of(context), self._limits.waiting_per_address):
                 session = await self._admit(context)
         except RefusedError as refused:
             await context.abort(refused.code, refused.details)

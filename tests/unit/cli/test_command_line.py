@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from smi_adapter.cli import _ABOUT, _COMMANDS, completion, main, output, run
-from smi_adapter.cli.cluster import _seconds
+from smi_adapter.cli.cluster import INSTALLATION, _seconds
 from smi_adapter.cli.show import age
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +43,13 @@ def test_a_command_s_name_is_completed_without_any_command() -> None:
 
 def test_every_command_is_described() -> None:
     assert _ABOUT.keys() == _COMMANDS.keys()
+
+
+def test_the_help_names_the_installation_that_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["uninstall", "--help"]) == 0
+    text = "".join(capsys.readouterr().out.split())
+    for name in INSTALLATION:
+        assert f"(default:{name})" in text
 
 
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,16 @@ def test_an_object_keeps_what_explains_a_bug() -> None:
     assert shown["spec"]["caBundle"].startswith("sha256:")
 
 
+def test_where_a_webhook_is_called_is_left_out() -> None:
+    service = {"name": "smi-adapter-webhooks", "namespace": "mesh", "path": f"/{SECRET}"}
+    webhooks = [{"clientConfig": {"service": service}}, {"clientConfig": {"url": f"https://example.org/{SECRET}"}}]
+    shown = redact.tree({"webhooks": webhooks, "path": "/kept"})
+    assert SECRET not in json.dumps(shown)
+    assert shown["webhooks"][0]["clientConfig"]["service"] == {**service, "path": redact.GONE}
+    assert shown["path"] == "/kept"
+
+
 @given(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(
-    st.sampled_from(["annotations", "headers", "env", "caBundle", "x"]), inner)))  # fmt: skip
+    st.sampled_from(["annotations", "headers", "env", "caBundle", "clientConfig", "path", "x"]), inner)))  # fmt: skip
 def test_anything_can_be_redacted(value: Any) -> None:
     json.dumps(redact.tree(value))

@@ -109,6 +109,41 @@ async def test_a_peer_that_is_gone_or_a_stranger_counts_for_nothing() -> None:
             await asyncio.sleep(0.02)
 
 
+@asynccontextmanager
+async def speaking(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Answer every request with these bytes; gives the address, and the heads of what was asked."""
+    asked: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+
+
+async def test_a_stranger_whose_signature_is_no_text_ends_nothing() -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{SIGNATURE}: ".encode()
+    async with speaking(head + b"\xff\xfe\r\n\r\n{}") as (stranger, asked), replicas(2) as (one, better):
+        one.peers.met(stranger)
+        one.in_touch = False
+        await until(lambda: len(asked) >= 2)
+        one.peers.met(better.peers.address)
+        await until(lambda: one.peers.better == better.peers.address)
+
+
+async def test_a_question_goes_to_whom_it_was_meant_for_alone() -> None:
+    async with speaking(b"") as (elsewhere, led):
+        head = f"HTTP/1.1 307 Over there\r\nLocation: {elsewhere}/\r\nContent-Length: 0\r\n\r\n".encode()
+        async with speaking(head) as (leading, asked), replicas(1) as [one]:
+            one.peers.met(leading)
+            one.in_touch = False
+            await until(lambda: len(asked) >= 2)
+            assert not led
+
+
 def question(name: str = "two") -> bytes:
     return json.dumps({"name": name, "address": "http://two"}).encode()
 
@@ -122,6 +157,7 @@ def test_only_replicas_are_answered() -> None:
     assert found[1] == signature(KEY, found[0])
     assert one.answer(body, signature(b"x" * 32, body)) is None
     assert one.answer(body, "ä") is None
+    assert one.answer(body, "\udcff") is None, "a header that is not UTF-8"
     for wrong in (b"[]", b"{}", b"x", b'{"name": "two"}', question("one")):
         assert one.answer(wrong, signature(KEY, wrong)) is None, wrong
 

@@ -43,6 +43,7 @@ def test_who_has_not_the_key_is_not_heard_nor_is_a_replay_or_nonsense() -> None:
     assert not leader.hear(body + b" ", signed)
     assert not leader.hear(body, "")
     assert not leader.hear(body, "ä")
+    assert not leader.hear(body, "\udcff"), "a header that is not UTF-8"
     assert leader.hear(body, signed)
     assert not leader.hear(body, signed), "heard already"
     assert not leader.hear(*message("two", TALLY, sent=time.time() - 3600))

@@ -65,11 +65,16 @@ class Api:
     asked: list[str] = field(default_factory=list)
     keys: tuple[str, ...] = ("k1",)
     more_keys: tuple[dict[str, Any], ...] = ()
+    documents: dict[str, bytes] = field(default_factory=dict)
 
     async def request(self, method: str, path: str, *, body: Any = None, **_more: object) -> bytes:
         self.asked.append(f"{method} {path}")
         if self.down:
             raise self.down
+        if path in self.documents:
+            return self.documents[path]
+        if path.endswith("openid-configuration"):
+            return json.dumps({"issuer": ISSUER}).encode()
         if path.endswith("jwks"):
             return json.dumps(self.jwks()).encode()
         assert body["spec"]["audiences"] == ["smi-adapter"]
@@ -91,8 +96,6 @@ class Api:
 
     async def get(self, path: str, **_query: str) -> Any:
         self.asked.append(f"GET {path}")
-        if path.endswith("openid-configuration"):
-            return {"issuer": ISSUER}
         answer = self.pod if self.pod is not None else ApiError(404, "NotFound")
         if isinstance(answer, Exception):
             raise answer
@@ -316,6 +319,32 @@ async def test_where_nobody_may_read_the_keys_a_review_decides_alone(denied: Api
     with pytest.raises(ApiError):
         await world.reviewer.keys.refresh(world.api)
     assert await screened(world, token(head="any")) is None
+
+
+@pytest.mark.parametrize(("path", "content"), [
+    *(("/openid/v1/jwks", text) for text in (b"[]", b'{"keys":["x"]}', b'{"keys":{}}', b"<html>", b"[" * 100_000)),
+    *(("/.well-known/openid-configuration", text) for text in (b"[]", b'{"issuer":[]}', b"null", b"[" * 100_000)),
+])  # fmt: skip
+async def test_documents_of_another_shape_count_as_none_and_leave_the_old_keys(path: str, content: bytes) -> None:
+    world = World()
+    await world.reviewer.keys.refresh(world.api)
+    world.api.documents[path] = content
+    with pytest.raises(Unreachable):
+        await world.reviewer.keys.refresh(world.api)
+    assert world.reviewer.keys.issuer == ISSUER
+    assert await screened(world, token(head="unheard-of")) is Reason.UNAVAILABLE
+
+
+@pytest.mark.parametrize("content", [
+    b"{}",
+    b'{"keys":null}',
+    b'{"keys":[{"kty":"RSA","kid":"k","n":5,"e":null}, {"kty":"EC","crv":[],"kid":"k"}]}',
+])  # fmt: skip
+async def test_where_no_key_can_be_read_a_review_decides_alone(content: bytes) -> None:
+    world = World()
+    world.api.documents["/openid/v1/jwks"] = content
+    await world.reviewer.keys.refresh(world.api)
+    assert await screened(world, token(head="k")) is None
 
 
 @pytest.mark.parametrize(("curve", "algorithm", "digest"), [

@@ -79,6 +79,12 @@ async def test_metrics_have_the_documented_names_and_no_names_of_pods() -> None:
         assert f"smi_adapter_{name}" in text
 
 
+@pytest.mark.parametrize("left", [3600.0, 0.0, -5.0, None])
+def test_an_expired_certificate_is_told_from_none(left: float | None) -> None:
+    registry = Metrics(lambda: Reading(certificate_expiry=left)).registry
+    assert registry.get_sample_value("smi_adapter_certificate_expiry_seconds") == left
+
+
 async def test_a_loop_that_is_held_up_shows() -> None:
     metrics = Metrics(Reading)
     feeling = asyncio.create_task(metrics.feel_loop())
@@ -93,7 +99,7 @@ async def test_a_loop_that_is_held_up_shows() -> None:
 def test_every_metric_is_documented_and_nothing_else_is() -> None:
     reading = Reading(
         event_ages={"Pod": 1.0}, restarts={("Pod", "list"): 1}, resources={("TrafficSplit", "Any"): 1},
-        findings={"SMI0101": 1}, proxies={"in_sync": 1},
+        findings={"SMI0101": 1}, proxies={"in_sync": 1}, certificate_expiry=1.0,
     )  # fmt: skip
     metrics = Metrics(lambda: reading)
     metrics.answered("RDS", 0.1, refused=True)
