@@ -186,7 +186,7 @@ async def test_bootstrap_says_where_it_has_looked(mesh: Mesh) -> None:
     flags = ["-n", mesh.namespace, "--release", "nobody", "--kubeconfig", str(mesh.plane.kubeconfig)]
     done = await asyncio.to_thread(CliRunner().invoke, main, ["bootstrap", *flags])
     assert done.exit_code == 1
-    assert "ConfigMap smi-adapter/nobody-ca holds no root certificates" in done.output
+    assert "ConfigMap smi-system/nobody-ca holds no root certificates" in done.output
 
 
 async def test_a_sidecar_starts_from_the_printed_config_map(mesh: Mesh, apps: None, tmp_path: Path) -> None:

@@ -214,13 +214,15 @@ class HttpClient:
     @classmethod
     async def connect(cls, address: str, port: int, *, source: str = "", tls: Any = None) -> Self:
         where: dict[str, Any] = {"local_addr": (source, 0)} if source else {}
-        opened = asyncio.open_connection(address, port, ssl=tls, server_hostname="any" if tls else None, **where)
-        return cls(*await asyncio.wait_for(opened, TIMEOUT))
+        async with asyncio.timeout(TIMEOUT):  # `wait_for` of Python 3.11 may lose a cancellation
+            name = "any" if tls else None
+            return cls(*await asyncio.open_connection(address, port, ssl=tls, server_hostname=name, **where))
 
     async def request(
         self, path: str = "/", method: str = "GET", headers: Iterable[tuple[str, str]] = (), body: bytes = b""
     ) -> Reply:
-        return await asyncio.wait_for(self._request(path.encode("latin-1"), method, headers, body), TIMEOUT)
+        async with asyncio.timeout(TIMEOUT):
+            return await self._request(path.encode("latin-1"), method, headers, body)
 
     async def _request(self, path: bytes, method: str, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
         lines = [b"%s %s HTTP/1.1" % (method.encode(), path)]

@@ -296,7 +296,8 @@ class AdsServer:
         """Find out who is there; RefusedError for anybody who may not stream. No byte of config goes out before."""
         guest = await self._door.admit(context, self._turn)
         try:
-            first = await asyncio.wait_for(_next(context), self._limits.first_request)
+            async with asyncio.timeout(self._limits.first_request):  # 3.11's wait_for may lose a cancellation
+                first = await _next(context)
         except TimeoutError:
             raise RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came") from None
         if first is _EOF:
