@@ -126,8 +126,9 @@ async def stand(mesh: Mesh, *roots: str, **more: Any) -> AsyncIterator[Stand]:
         try:
             yield made
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            while not asking.done():  # a cancellation may get lost in what a request waits for
+                asking.cancel()
+                await asyncio.wait([asking], timeout=1.0)
 
 
 class _Told(msgspec.Struct):
