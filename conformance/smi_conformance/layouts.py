@@ -106,14 +106,11 @@ async def shop(
 ) -> Shop:
     """Set the shop up and wait until the root is served by its own pods: what a split changes is seen against that."""
     place = await trial.place(SHOP, enforced=enforced)
-    names = {name: trial.name(name) for name in ("root", "v1", "v2", "v3", "leaf")}
-    found = Shop(trial, place, names)
+    found = Shop(trial, place, {name: trial.name(name) for name in ("root", "v1", "v2", "v3", "leaf")})
+    root = found.service("root", start, ports)
     offered = backends or {}
-    await trial.apply(
-        found.service("root", start, ports),
-        found.service("v1", "v1", offered.get("v1", ports)),
-        found.service("v2", "v2", offered.get("v2", ports)),
-    )
+    versions = {name: found.service(name, name, offered.get(name, ports)) for name in ("v1", "v2")}
+    found = replace(found, names={**found.names, **await trial.furnish(place, versions, root)})
     if not enforced:
         kind = {"tcp": "tcp", "udp": "udp"}.get(ports[0].protocol, "http")
         await trial.reaches(found.client, found.to("root", ports[0].port, kind=kind), start, k=5)
@@ -200,7 +197,8 @@ async def house(trial: Trial, *, ports: tuple[ServicePort, ...] = HTTP, more: tu
     extra = await together(*(trial.deploy(place, app) for app in more))
     place = replace(place, apps={**place.apps, **{app.name: app for app, _ in extra}})
     found = House(trial, place, {name: trial.name(name) for name in ("api", "web", "both", "other")})
-    await trial.apply(found.service("api", ports=ports), found.service("web", ports=ports))
+    servers = {name: found.service(name, ports=ports) for name in ("api", "web")}
+    found = replace(found, names={**found.names, **await trial.furnish(place, servers)})
     if ports[0].protocol == "http":
         await trial.closed(found.who("alice"), found.to(port=ports[0].port), k=5)
     return found

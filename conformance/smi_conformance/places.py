@@ -2,8 +2,9 @@
 
 Starting workloads is what costs most, so a place is used again by a later case that wants the same ones. That does
 not blur a verdict: each case has the place for itself, its Services and SMI objects have names that were never used
-before, and all of them are deleted afterwards. Only the pods stay, and they only if all was well in the case: a mesh
-that is wrong may hold on to what was deleted, and must not fail the next case with it.
+before, and all of them are deleted afterwards. Only the pods stay, and Services over them that no case changes (every
+proxy of the mesh is told of each that comes and goes); and they only if all was well in the case: a mesh that is wrong
+may hold on to what was deleted, and must not fail the next case with it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from smi_conformance.model import Service
 from smi_conformance.protocol import App, Harness, HarnessError
+from smi_conformance.render import Manifest
 
 _TAKEN = "cf"
 _T = TypeVar("_T")
@@ -38,6 +41,8 @@ class Place:
     apps: Mapping[str, App]
     layout: tuple[App, ...]
     enforced: bool
+    standing: dict[Service, Manifest] = field(default_factory=dict)
+    """The Services that stay, by what they are but for the name."""
 
     def __getitem__(self, name: str) -> App:
         return self.apps[name]
@@ -103,6 +108,9 @@ class Pool:
 
     async def _drop(self, place: Place) -> None:
         if place in self._all:
+            if place.standing:
+                await self.harness.delete(list(place.standing.values()))
+                place.standing.clear()
             await self.harness.remove_namespace(place.namespace)
             self._all = [other for other in self._all if other is not place]  # now only: what stays is listed
 

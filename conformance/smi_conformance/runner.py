@@ -1,4 +1,4 @@
-"""Plays cases: several at a time, those that measure time last, in a loop of its own beside pytest.
+"""Plays cases: several at a time, those that measure time first, in a loop of its own beside pytest.
 
 pytest asks for one result after another and waits; here the cases run concurrently in the places of a pool. What the
 harness can't do is decided before a case starts; what breaks in between is an error, never a verdict; and when the
@@ -249,10 +249,10 @@ class Run:
     def _waves(self, batch: Sequence[Instance]) -> list[tuple[list[Instance], int]]:
         """Return what is played one after the other, and how many cases at a time.
 
-        Cases that measure time are played when all others are over. They wait far more than they work, so that one in
-        each mesh disturbs the others as little as their own proxies do.
+        Cases that measure time are played before all others, when every mesh has only what they need. They wait far
+        more than they work, so that one in each mesh disturbs the others as little as their own proxies do.
         """
-        found: dict[str, list[Instance]] = {"": [], "mesh": [], "machine": []}
+        found: dict[str, list[Instance]] = {"machine": [], "": [], "mesh": []}
         for item in batch:
             found[cases()[item.entry.id].alone].append(item)
         if len(self.harnesses) >= self.parallel:  # every case has a mesh for itself

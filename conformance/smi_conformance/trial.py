@@ -17,11 +17,11 @@ import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smi_conformance import render
-from smi_conformance.model import Obj, Versions
+from smi_conformance.model import Obj, Service, Versions
 from smi_conformance.places import Place, Pool
 from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Reply, Req
 from smi_conformance.render import Manifest
@@ -49,9 +49,6 @@ class Rules:
         """Scale a number of requests that a case asks for."""
         return full if not self.quick else max(200, full // 4)
 
-
-QUICK_MOST = 5000
-"""Quick samples are not larger, however small a share is; it is still proved that it is not zero."""
 
 LEDGER = 10.0
 """Seconds within which a request that was answered has to be in the ledger."""
@@ -117,6 +114,19 @@ class Trial:
     def name(self, base: str) -> str:
         """Return a name that no earlier case has used."""
         return f"{base}-{self.serial}"
+
+    async def furnish(self, place: Place, standing: Mapping[str, Service], *own: Obj) -> dict[str, str]:
+        """Write objects of this case, and Services that no case changes, unless the place has such; return their names.
+
+        The latter stay with the place.
+        """
+        kinds = {called: replace(service, name="") for called, service in standing.items()}
+        made = {kinds[called]: service for called, service in standing.items() if kinds[called] not in place.standing}
+        if made or own:
+            await self.apply(*own, *made.values())
+        for kind, service in made.items():
+            place.standing[kind] = self._objects.pop(_key(self.manifest(service)))
+        return {called: str(place.standing[kind]["metadata"]["name"]) for called, kind in kinds.items()}
 
     def manifest(self, obj: Obj | Manifest) -> Manifest:
         """Return the manifest of an object under the versions of this trial."""
@@ -247,7 +257,8 @@ class Trial:
         n = self.rules.size(n) if n else self.rules.samples
         # The rarest backend has to be expected 20 times, or getting nothing would be within its window.
         full = max([n, *(math.ceil(EXPECTED / share) for share in shares.values() if 0 < share < SMALL)])
-        n = min(full, QUICK_MOST) if self.rules.quick else full
+        # A quick sample is never larger, however small a share is; it is still proved that it is not zero.
+        n = min(full, self.rules.samples) if self.rules.quick else full
         replies = await self.send(client, req, Batch(n=n, concurrency=8, connection="half"))
         bad = next((reply for reply in replies if not reply.ok), None)
         if bad is not None or len(replies) != n:
@@ -270,7 +281,9 @@ class Trial:
     async def _seen_at_all(self, client: App, req: Req, missing: set[str], most: int) -> None:
         """Go on until the rarest backends have answered too: a quick sample is too small to tell rare from never."""
         while missing and most > 0:
-            replies = await self.send(client, req, Batch(n=min(most, 2500), concurrency=8, connection="half"))
+            replies = await self.send(
+                client, req, Batch(n=min(most, self.rules.samples), concurrency=8, connection="half")
+            )
             missing, most = missing - {reply.app for reply in replies}, most - len(replies)
         if missing:
             raise Failure(f"{', '.join(sorted(missing))} got nothing at all")
