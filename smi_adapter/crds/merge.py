@@ -148,7 +148,10 @@ def _notes(wanted: Crd, live: Mapping[str, Any]) -> tuple[str, ...]:
     if added := sorted({one["name"] for one in wanted["spec"]["versions"]} - known):
         notes.append(f"adds {', '.join(added)}")
     if dropped := _dropped(wanted, live):
-        notes.append(f"as it is, it drops what it does not list: {'; '.join(dropped)}")
+        what = "; ".join(dropped)
+        notes.append(
+            f"it does not list, and so the API server drops, {what}: what has lost them is to be applied again"
+        )
     before, after = preferred(live["spec"]["versions"]), preferred(wanted["spec"]["versions"])
     if before != after:
         notes.append(
