@@ -94,5 +94,5 @@ def _name(item: Any) -> tuple[str, ...] | None:
     """Return what tells an item from others; only things with a name can be told."""
     if not isinstance(item, Mapping):
         return None
-    found = tuple(str(item[key]) for key in ("kind", "namespace", "name", "service", "key") if key in item)
-    return found or None
+    names = (item.get(key) for key in ("kind", "namespace", "name", "service", "key"))
+    return tuple(name for name in names if isinstance(name, str)) or None

@@ -94,6 +94,11 @@ def test_an_annotation_that_says_nothing_takes_nothing_away(text: str) -> None:
     assert fields(stored(text)) == []
 
 
+def test_whatever_has_no_name_is_told_by_its_place() -> None:
+    whole = manifest("split", "v1alpha4", "TrafficSplit", spec={"backends": [{"name": 7, "x": 1}]})
+    assert fields(stored(whole, spec={"backends": [{"name": 10**5000}]})) == ["spec.backends[0].x"]
+
+
 def test_a_file_is_as_its_author_wrote_it() -> None:
     raw = stored(target(port=80), spec=target()["spec"])
     del raw["metadata"]["uid"]
