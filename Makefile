@@ -42,6 +42,7 @@ test-apiserver: $(STAMP) ## the tests against a real Kubernetes API server; buil
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(or $(ARGS),tests/apiserver)
 
 test-pods: $(STAMP) ## the chart, its image and proxies in a cluster with pods, as root; builds all of it first (ARGS: to pytest)
+	@$(BIN)/python -m tests.cluster.node
 	@$(BIN)/python -m tests.tools kubernetes node pods
 	@$(BIN)/python -m tests.cluster.images
 	@$(BIN)/python -m pytest $(or $(ARGS),tests/pods)

@@ -416,6 +416,14 @@ _ROWS: tuple[Code, ...] = (
         "Keep one of them.",
     ),
     Code(
+        "SMI0509",
+        "FieldPruned",
+        _E,
+        "A field that was applied is not in the stored object: the CRD in the cluster does not list it, or somebody "
+        "took it out by hand. What it restricts would be open, so the part of the object that it stood in is left out.",
+        "Run `smi-adapter crds apply`, then apply the object again; without the field, if that is what you want.",
+    ),
+    Code(
         "SMI0601",
         "Unsupported",
         _W,

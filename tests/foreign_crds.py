@@ -4,6 +4,7 @@ Which versions each serves and stores is from their releases; everything else is
 put beside them: no status subresource, few checks, one or two versions, perhaps a conversion webhook.
 """
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -50,6 +51,33 @@ MESHES: Mapping[str, Mapping[tuple[str, str, str, str], tuple[tuple[str, ...], t
 def crds(mesh: str) -> list[dict[str, Any]]:
     """Return the CRDs of a mesh."""
     return [_crd(mesh, kind, *versions) for kind, versions in MESHES[mesh].items()]
+
+
+LOSSY = (
+    ("traffictargets.access.smi-spec.io", "spec.destination.port"),
+    ("traffictargets.access.smi-spec.io", "spec.rules.matches"),
+    ("httproutegroups.specs.smi-spec.io", "spec.matches.headers"),
+    ("tcproutes.specs.smi-spec.io", "spec.matches.ports"),
+    ("trafficsplits.split.smi-spec.io", "spec.matches"),
+)
+"""Fields that restrict, each listed in some version of its kind and not in another: a CRD may lack any of them."""
+
+
+def lossy(mesh: str) -> list[dict[str, Any]]:
+    """Return the CRDs of a mesh without the fields of `LOSSY`: what is applied with them loses them in silence."""
+    found: list[dict[str, Any]] = json.loads(json.dumps(crds(mesh)))
+    for crd in found:
+        for name, path in LOSSY:
+            if name == crd["metadata"]["name"]:
+                for version in crd["spec"]["versions"]:
+                    _without(version["schema"]["openAPIV3Schema"], path.split("."))
+    return found
+
+
+def _without(schema: dict[str, Any], path: list[str]) -> None:
+    for step in path[:-1]:
+        schema = schema.get("items", schema)["properties"][step]
+    del schema.get("items", schema)["properties"][path[-1]]
 
 
 def gateway_api() -> list[dict[str, Any]]:

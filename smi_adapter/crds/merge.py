@@ -9,12 +9,13 @@ objects in, the object to apply and words about it out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from smi_adapter.crds import PART_OF, Crd, name_of
+from smi_adapter.smi.pruned import SAID_BY_KIND
 
 
 class State(Enum):
@@ -146,6 +147,11 @@ def _notes(wanted: Crd, live: Mapping[str, Any]) -> tuple[str, ...]:
     known = {one["name"] for one in live["spec"]["versions"]}
     if added := sorted({one["name"] for one in wanted["spec"]["versions"]} - known):
         notes.append(f"adds {', '.join(added)}")
+    if dropped := _dropped(wanted, live):
+        what = "; ".join(dropped)
+        notes.append(
+            f"it does not list, and so the API server drops, {what}: what has lost them is to be applied again"
+        )
     before, after = preferred(live["spec"]["versions"]), preferred(wanted["spec"]["versions"])
     if before != after:
         notes.append(
@@ -157,3 +163,36 @@ def _notes(wanted: Crd, live: Mapping[str, Any]) -> tuple[str, ...]:
             "its conversion webhook stays: while it is down nothing can be read, and what it drops on the way is lost"
         )
     return tuple(notes)
+
+
+def _dropped(wanted: Crd, live: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return, for each served version, the fields of ours that the API server prunes as long as the CRD is theirs."""
+    if live["spec"].get("preserveUnknownFields"):
+        return ()
+    ours = {one["name"]: _schema(one) for one in wanted["spec"]["versions"]}
+    found: dict[tuple[str, ...], list[str]] = {}
+    for one in live["spec"]["versions"]:
+        if one["served"] and (fields := tuple(sorted(_unlisted(ours.get(one["name"], {}), _schema(one), "")))):
+            found.setdefault(fields, []).append(one["name"])
+    return tuple(f"{', '.join(fields)} in {', '.join(versions)}" for fields, versions in found.items())
+
+
+def _schema(version: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (version.get("schema") or {}).get("openAPIV3Schema") or {}
+
+
+def _unlisted(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Yield what a schema does not list of what lies below the fields that it shares with ours.
+
+    A field at the top is another version's form: who serves one form only never meant to keep the other.
+    """
+    if theirs.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in theirs:
+        return
+    if "items" in ours and "items" in theirs:
+        yield from _unlisted(ours["items"], theirs["items"], f"{path}[]")
+    listed = theirs.get("properties") or {}
+    for name, field in (ours.get("properties") or {}).items():
+        if name in listed:
+            yield from _unlisted(field, listed[name], f"{path}.{name}" if path else name)
+        elif path and name not in SAID_BY_KIND:
+            yield f"{path}.{name}"

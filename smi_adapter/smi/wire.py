@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from smi_adapter.findings import CODES, Finding, Ref, Severity, finding
-from smi_adapter.smi import lost, quantity, schema
+from smi_adapter.smi import lost, pruned, quantity, schema
 from smi_adapter.smi.objects import (
     ACCESS_GROUP,
     NO_PORT,
@@ -91,6 +91,8 @@ def decode(raw: Any) -> tuple[SmiObject | None, tuple[Finding, ...]]:
     key = (subject.group, _version_of(whole), subject.kind)
     form = FORMS[key]
     found = schema.check(key, whole)
+    known = {problem.path for problem in found}
+    found += tuple(problem for problem in pruned.problems(whole) if problem.path not in known)
     fatal = {problem.path for problem in found if not form.survives(problem, whole)}
     told = _told([problem for problem in found if problem.path in fatal or problem.code not in _LATER], subject)
     told += tuple(

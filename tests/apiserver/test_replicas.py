@@ -149,38 +149,3 @@ async def _stays(condition: Callable[[], Awaitable[bool]], seconds: float) -> bo
             return False
         await asyncio.sleep(0.1)
     return True
-
-
-async def test_f02_without_the_api_server_a_new_proxy_gets_the_last_good_configuration(
-    own_api_server: ControlPlane, tmp_path: Path
-) -> None:
-    plane = own_api_server
-    install_crds(plane)
-    mesh = Mesh(plane, plane.new_namespace(), tmp_path)
-    mesh.account("web")
-    mesh.pod("web-0", "web")
-    mesh.pod("shop-v1", meshed=False)
-    mesh.service("shop", "shop-v1")
-    with Replica(plane, tmp_path) as replica:
-        await replica.ready()
-        token = mesh.token("web", "web-0")
-        where = servers(bundle(plane), replica.host)
-        plane.stop(kill=True)
-        async with http_app("v1", mesh.addresses["shop-v1"], 8080):
-            with mesh.envoy("web-0", token, where, "shop") as proxy:
-                await proxy.until("shop", "v1")
-
-                async def degraded() -> bool:
-                    status, text = await replica.ask("/readyz")
-                    assert status == 200
-                    return text.startswith("degraded:")
-
-                await eventually(degraded)
-                assert await replica.metric("cache_age_seconds") > 10
-                plane.start()
-                await eventually(lambda: _says(replica, "ok\n"))
-                assert await connected(replica) == 1
-
-
-async def _says(replica: Replica, text: str) -> bool:
-    return await replica.ask("/readyz") == (200, text)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +22,8 @@ import yaml
 from tests.cluster import images
 from tests.cluster.control_plane import ControlPlane, RequestError
 from tests.cluster.program import Program, ProgramError
-from tests.cluster.sandbox import Sandbox, SandboxError, missing, tails
+from tests.cluster.sandbox import NEEDED as SANDBOX
+from tests.cluster.sandbox import UNSHARE, Sandbox, SandboxError, missing, tails
 from tests.tools import binary
 
 NEEDED: Final = {
@@ -39,10 +42,13 @@ PATIENCE: Final = 180.0
 
 
 def problem() -> str:
-    """Say in one line why no node can be started here, or nothing."""
-    if lacking := missing(NEEDED):
+    """Say in one line why no node can be started here, or nothing: before anything is built for it."""
+    if lacking := missing({**SANDBOX, **images.NEEDED, **NEEDED}):
         return lacking
-    return "" if (PLUGINS / "bridge").exists() else "a node needs the Debian package containernetworking-plugins"
+    if not (PLUGINS / "bridge").exists():
+        return "a node needs the Debian package containernetworking-plugins"
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    return f"a node needs namespaces of its own: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 class Node:
@@ -102,27 +108,27 @@ class Node:
         return self.folder / "containerd"
 
     def _start(self) -> None:
-        sandbox = self._running.enter_context(self._sandbox)
+        place = self._running.enter_context(self._sandbox)
         # As clusters are mostly set up: the API server calls a webhook at its Service's address, by kube-proxy.
         arguments = (
-            f"--advertise-address={sandbox.address}",
+            f"--advertise-address={place.address}",
             "--endpoint-reconciler-type=lease",
             "--kubelet-preferred-address-types=InternalIP",
             "--enable-aggregator-routing=false",
             "--allow-privileged=true",
         )
-        place = {"host": sandbox.address, "inside": sandbox.inside, "arguments": arguments}
-        plane = ControlPlane(self.folder, controller_manager=True, nodes=True, **place)  # type: ignore[arg-type]
+        where = {"host": place.address, "inside": place.inside, "arguments": arguments}
+        plane = ControlPlane(self.folder, controller_manager=True, nodes=True, **where)  # type: ignore[arg-type]
         self.plane = self._running.enter_context(plane)
         self._program("containerd", "containerd", "--config", self._write("containerd.toml", _containerd(self._data)))
         self._until_containerd_answers()
         for archive in self._archives.values():
-            sandbox.run("ctr", "--address", SOCKET, "--namespace", "k8s.io", "images", "import", str(archive))
+            place.run("ctr", "--address", SOCKET, "--namespace", "k8s.io", "images", "import", str(archive))
         self._write("cni/10-bridge.conflist", json.dumps(_bridge()))
         scheduler = plane.user("system:kube-scheduler")
         access = [f"--{each}kubeconfig={scheduler}" for each in ("", "authentication-", "authorization-")]
         self._program("kube-scheduler", binary("kube-scheduler", "node"), *access, "--leader-elect=false")
-        self._program("kubelet", binary("kubelet", "node"), *self._kubelet(sandbox))
+        self._program("kubelet", binary("kubelet", "node"), *self._kubelet(place))
         self._program("kube-proxy", binary("kube-proxy", "node"), *self._proxy())
         plane.apply(*_dns())
         self.wait_for(self._is_ready, "the node")
@@ -166,8 +172,8 @@ class Node:
         path.write_text(text)
         return path
 
-    def _kubelet(self, sandbox: Sandbox) -> list[str]:
-        certificate, key = self.plane.server_certificate("kubelet-server", NAME, sandbox.address)
+    def _kubelet(self, place: Sandbox) -> list[str]:
+        certificate, key = self.plane.server_certificate("kubelet-server", NAME, place.address)
         config = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -176,7 +182,7 @@ class Node:
             "tlsCertFile": str(certificate),
             "tlsPrivateKeyFile": str(key),
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{sandbox.name}",
+            "cgroupRoot": f"/{place.name}",
             "failSwapOn": False,
             "failCgroupV1": False,
             "containerRuntimeEndpoint": f"unix://{SOCKET}",
@@ -193,7 +199,7 @@ class Node:
             f"--config={self._write('kubelet.yaml', yaml.safe_dump(config))}",
             f"--kubeconfig={kubeconfig}",
             f"--hostname-override={NAME}",
-            f"--node-ip={sandbox.address}",
+            f"--node-ip={place.address}",
         ]
 
     def _proxy(self) -> list[str]:
@@ -299,3 +305,8 @@ def _dns() -> list[dict[str, Any]]:
             "spec": {"clusterIP": DNS, "selector": labels, "ports": ports},
         },
     ]
+
+
+if __name__ == "__main__":
+    lacking = problem()
+    sys.exit(f"error: {lacking}" if lacking else 0)

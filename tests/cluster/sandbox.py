@@ -24,6 +24,7 @@ from tests.cluster.program import Program, ProgramError
 CGROUPS: Final = Path("/sys/fs/cgroup")
 SERVICE_RANGE: Final = "10.96.0.0/16"
 NEEDED: Final = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2"}
+UNSHARE: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
 # What a kubelet writes: left alone, it is for the whole machine.
 SETTINGS: Final = {
     "vm/overcommit_memory": "1",
@@ -65,9 +66,8 @@ class Sandbox:
         self.name = f"smi-pods-{os.getpid()}-{random.randrange(16**4):04x}"
         self._link = f"smi{self.name.removeprefix('smi-pods-').replace('-', '')[-10:]}"
         self._block = f"10.{random.randint(192, 199)}.{random.randint(0, 255)}"
-        command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
         settings = [f"{name}={value}" for name, value in SETTINGS.items()]
-        self._holder = Program("sandbox", [*command, "sh", "-c", _INIT, "sh", *settings], folder)
+        self._holder = Program("sandbox", [*UNSHARE, "sh", "-c", _INIT, "sh", *settings], folder)
         self.inside: tuple[str, ...] = ()
 
     @property

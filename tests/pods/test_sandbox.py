@@ -3,12 +3,15 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.program import ProgramError
 from tests.cluster.sandbox import CGROUPS, Sandbox, SandboxError
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def _links() -> str:
@@ -46,3 +49,14 @@ def test_without_root_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(SandboxError, match="a node needs root"), Sandbox(tmp_path):
         pass
+
+
+def test_the_command_tells_in_one_line_why_no_node_can_be_here() -> None:
+    """Without any program of Debian in its path; what makes a node is asked for before anything is built."""
+    command = [sys.executable, "-m", "tests.cluster.node"]
+    environment = {**os.environ, "PATH": "/nowhere"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: a node needs the Debian packages buildah conntrack containerd")
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0

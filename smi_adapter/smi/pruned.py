@@ -1,0 +1,98 @@
+"""What the API server left out of an object because the CRD in the cluster does not list it.
+
+Such a CRD is another mesh's, or an old one, and one that is installed later prunes what was stored before. A field
+that restricts is then gone without a word, and what is left would be read as more than was written: a TrafficTarget
+without its `destination.port` opens every port. `kubectl apply` leaves the whole of what was applied in an annotation,
+so of such an object we know; of one that was written otherwise `smi-adapter check` can only tell what a CRD drops.
+
+Nothing is put back from the annotation, as it may be old: a part that lost something is not used until somebody
+applies it anew. Whoever takes a field out by `kubectl patch` has to do that too; the message says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from smi_adapter.smi.objects import ACCESS_GROUP, SPECS_GROUP
+from smi_adapter.smi.schema import Problem, Steps
+
+APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+
+Raw: TypeAlias = Mapping[str, Any]
+
+_CODE: Final = "SMI0509"
+_WORDS: Final = "was applied but is not stored, so what it restricts would be open"
+_HEAD: Final = frozenset({"apiVersion", "kind", "metadata", "status"})
+_DEEPEST: Final = 10
+"""Levels of a spec; what lies deeper is no field of ours."""
+SAID_BY_KIND: Final = frozenset({"group", "apiGroup"})
+"""Fields that name the group of a kind which has one name in all groups that we know."""
+
+
+def problems(raw: Raw) -> Iterator[Problem]:
+    """Yield a problem for each field that a stored object was applied with and has no more."""
+    metadata = raw["metadata"] if isinstance(raw.get("metadata"), Mapping) else {}
+    notes = metadata.get("annotations")
+    if not (
+        metadata.get("uid") and isinstance(notes, Mapping) and APPLIED in notes
+    ):  # a file is as its author wrote it
+        return
+    try:
+        applied = json.loads(notes[APPLIED])
+    except (ValueError, TypeError, RecursionError):
+        return
+    if isinstance(applied, Mapping):
+        there, path = _body(raw)
+        yield from _missing(_named_as(_body(applied)[0], flat=not path), there, path)
+
+
+def _body(raw: Raw) -> tuple[Raw, Steps]:
+    """Return what an object says, and where: below `spec`, or beside its head as in the first versions."""
+    spec = raw.get("spec")
+    if isinstance(spec, Mapping):
+        return spec, ("spec",)
+    return {key: value for key, value in raw.items() if key not in _HEAD}, ()
+
+
+def _named_as(body: Raw, *, flat: bool) -> Raw:
+    """Call the rules of a target as the stored form does: they have another name in the first version."""
+    names = {"rules": "specs"} if flat else {"specs": "rules"}
+    return {names.get(key, key): value for key, value in body.items()}
+
+
+def _missing(applied: Any, there: Any, path: Steps) -> Iterator[Problem]:
+    if len(path) > _DEEPEST:
+        return
+    if isinstance(applied, Mapping) and isinstance(there, Mapping):
+        for key, value in applied.items():
+            if key in there:
+                yield from _missing(value, there[key], (*path, key))
+            elif _says_something(key, value):
+                yield Problem((*path, key), _WORDS, _CODE, "pruned")
+    elif isinstance(applied, list | tuple) and isinstance(there, list | tuple):
+        for index, before in _pairs(applied, there):
+            yield from _missing(before, there[index], (*path, index))
+
+
+def _says_something(key: str, value: Any) -> bool:
+    """Tell whether a field means more than its absence."""
+    return value not in (None, "", [], {}) and not (key in SAID_BY_KIND and value in (ACCESS_GROUP, SPECS_GROUP))
+
+
+def _pairs(applied: Sequence[Any], there: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Yield the place of each item and how it was applied: by its name; if names don't tell, by its place."""
+    before, after = [[_name(item) for item in items] for items in (applied, there)]
+    if None not in before and len(set(before)) == len(before):
+        yield from ((index, applied[before.index(name)]) for index, name in enumerate(after) if name in before)
+    elif len(before) == len(after):
+        yield from enumerate(applied)
+
+
+def _name(item: Any) -> tuple[str, ...] | None:
+    """Return what tells an item from others; only things with a name can be told."""
+    if not isinstance(item, Mapping):
+        return None
+    names = (item.get(key) for key in ("kind", "namespace", "name", "service", "key"))
+    return tuple(name for name in names if isinstance(name, str)) or None
