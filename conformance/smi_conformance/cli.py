@@ -74,6 +74,8 @@ def run(**options: Any) -> None:
         raise click.UsageError(str(error)) from error
     if nothing := chosen.nothing():
         raise click.UsageError(nothing)
+    for line in target.unused:
+        click.echo(line, err=True)
     for line in chosen.unplayed():
         click.echo(f"not played: {line}", err=True)
     options["only"] = ",".join(chosen.ids)
