@@ -118,6 +118,12 @@ _ACCESS = (
         changes=batches.first_target_wins,
     ),
     Mutant(
+        "ports-crossed-with-paths",
+        {"TT-06": let_in("alice", "/y")},
+        ("TT-14", "TT-02"),
+        mesh=meshes.ports_crossed_with_paths,
+    ),
+    Mutant(
         "first-workload-guarded",
         {"TT-08": let_in("bob", where=r"\S+/other-\d+")},
         ("TT-03",),

@@ -331,6 +331,14 @@ def first_workload_guarded(mesh: Mesh) -> Mesh:
     return _workloads(lambda item: item if first[item.identity] == item.key else _open(item))(mesh)
 
 
+def _every_port(workload: Workload, port: InboundPort) -> tuple[AccessRule, ...]:
+    ports = [other for other in workload.ports if port.rules and other.protocol is port.protocol]
+    return tuple(dict.fromkeys(rule for other in ports for rule in other.rules))
+
+
+ports_crossed_with_paths = _inbound(_every_port)
+
+
 def first_service_guarded(mesh: Mesh) -> Mesh:
     """Guard what is sent to the first Service of a pod, and let everybody in who names another one."""
     names: defaultdict[Key, list[str]] = defaultdict(list)
