@@ -5,6 +5,8 @@ things. Cases are bound to ids with `@case`, and the self-tests hold the two tog
 
 Levels: must (follows from a sentence of the specification), should (recommended by it), extended (needs a claimed
 feature, or is only implied), provisional (the specification is silent or contradicts itself: observed, never failed).
+A level holds for all versions of its case, or for those that it names: what one version of the specification says may
+be open in an older one.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ _WORDS = {"spec": "the whole"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one level of a case rests on: a document and its lines, or silence."""
+    """What one level of a case rests on: a document and its lines, or silence; and under which versions it is there."""
 
     level: str
+    versions: tuple[str, ...]
     document: str
     lines: str
     readings: Mapping[str, str]
@@ -58,9 +61,22 @@ class Entry:
     checks: tuple[Check, ...]
     later: bool
 
-    def has(self, level: str) -> bool:
-        """Tell whether the case has a check of that level."""
-        return any(check.level == level for check in self.checks)
+    def checks_of(self, version: str) -> tuple[Check, ...]:
+        """Return what the case consists of under one version."""
+        return tuple(check for check in self.checks if version in check.versions)
+
+    def has(self, level: str, version: str = "") -> bool:
+        """Tell whether the case has a check of that level, under one version or under any."""
+        return any(check.level == level and version in {"", *check.versions} for check in self.checks)
+
+    def only(self, check: Check) -> str:
+        """Return under which versions alone a check is there, in short; "": under all of the case."""
+        return span(check.versions) if check.versions != self.versions else ""
+
+
+def span(versions: tuple[str, ...]) -> str:
+    """Return versions in short: v1alpha3-4."""
+    return versions[0] if len(versions) == 1 else f"{versions[0]}-{versions[-1][-1]}"
 
 
 def text() -> str:
@@ -85,8 +101,9 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
     if unknown:
         raise ValueError(f"catalog.yaml: {name}: unknown {', '.join(sorted(unknown))}")
     readings = {str(key): str(value) for key, value in (raw.get("readings") or {}).items()}
+    versions = _versions(str(raw["v"]))
     checks = tuple(
-        Check(level, *_source(str(raw[level])), MappingProxyType(readings if level == "provisional" else {}))
+        _check(name, level, raw[level], versions, readings if level == "provisional" else {})
         for level in LEVELS
         if level in raw
     )
@@ -94,7 +111,7 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
     return Entry(
         id=name,
         group=str(raw["group"]),
-        versions=_versions(str(raw["v"])),
+        versions=versions,
         profiles=("SPLIT", "SPLIT-AB", "ACCESS", "ACCESS-L4", "IDENTITY") if profile == "ALL" else (profile,),
         feature=str(raw.get("feature", "")),
         needs=tuple(raw.get("needs") or ()),
@@ -105,8 +122,18 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
     )
 
 
-def _versions(span: str) -> tuple[str, ...]:
-    first, _, last = span.partition("-")
+def _check(name: str, level: str, raw: Any, versions: tuple[str, ...], readings: Mapping[str, str]) -> Check:
+    """Read `TS4 L28`, which is there under all versions, or `{v: 3-4, at: TS4 L28}`."""
+    if isinstance(raw, dict):
+        only = _versions(str(raw["v"]))
+        if set(raw) != {"v", "at"} or not set(only) < set(versions):
+            raise ValueError(f"catalog.yaml: {name}: {level} needs `at`, and `v` with some of the case's versions")
+        versions, raw = only, raw["at"]
+    return Check(level, versions, *_source(str(raw)), MappingProxyType(dict(readings)))
+
+
+def _versions(short: str) -> tuple[str, ...]:
+    first, _, last = short.partition("-")
     return tuple(f"v1alpha{number}" for number in range(int(first), int(last or first) + 1))
 
 

@@ -74,6 +74,8 @@ def run(**options: Any) -> None:
         raise click.UsageError(str(error)) from error
     if nothing := chosen.nothing():
         raise click.UsageError(nothing)
+    for line in target.unused:
+        click.echo(line, err=True)
     for line in chosen.unplayed():
         click.echo(f"not played: {line}", err=True)
     options["only"] = ",".join(chosen.ids)
@@ -249,10 +251,15 @@ def list_cases(profile: str, output: str) -> None:
         return
     for item in rows:
         state = "later" if item.later else "" if item.id in known else "pending"
-        levels = "+".join(check.level for check in item.checks)
-        span = item.versions[0] if len(item.versions) == 1 else f"{item.versions[0]}-{item.versions[-1][-1]}"
+        levels = "+".join(_level(item, check) for check in item.checks)
         profiles = item.profiles[0] + (f"+{len(item.profiles) - 1}" if item.profiles[1:] else "")
-        click.echo(f"{item.id:7} {profiles:10} {span:10} {levels:20} {state:8}{item.rule}")
+        click.echo(f"{item.id:7} {profiles:10} {catalog.span(item.versions):10} {levels:26} {state:8}{item.rule}")
+
+
+def _level(item: catalog.Entry, check: catalog.Check) -> str:
+    """Return a level, with its versions if it is not there under all: must(3-4)."""
+    only = item.only(check).removeprefix("v1alpha")
+    return f"{check.level}({only})" if only else check.level
 
 
 def _data(item: catalog.Entry) -> dict[str, Any]:
@@ -263,7 +270,10 @@ def _data(item: catalog.Entry) -> dict[str, Any]:
         "feature": item.feature,
         "needs": item.needs,
         "rule": item.rule,
-        "checks": [{"level": check.level, "document": check.document, "lines": check.lines} for check in item.checks],
+        "checks": [
+            {"level": check.level, "versions": check.versions, "document": check.document, "lines": check.lines}
+            for check in item.checks
+        ],
         "later": item.later,
     }
 

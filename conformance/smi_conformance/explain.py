@@ -201,7 +201,8 @@ def explained(name: str, version: str = "") -> str:
     lines = [f"{entry.id}  {', '.join(entry.profiles)}", "", entry.rule, ""]
     for check in entry.checks:
         where = "the specification is silent" if check.document == "silent" else f"{check.document} {check.lines}"
-        lines.append(f"{check.level:12} {where}")
+        only = entry.only(check)
+        lines.append(f"{check.level:12} {where}" + (f" ({only} only)" if only else ""))
         lines += [f"{'':12} [{key}: {value}]" for key, value in check.readings.items()]
     lines.append(f"{'versions':12} {', '.join(entry.versions)}")
     if entry.feature:

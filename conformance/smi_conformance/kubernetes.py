@@ -198,11 +198,10 @@ class KubernetesHarness:
             "harness": "kubernetes",
             "kubernetes": str(version.get("gitVersion", "unknown")),
             "nodes": len(nodes.get("items", ())),
-            "headersEncoding": str(self._target.settings.get("headers", "map")),
-            "trustDomain": str(self._target.settings.get("trustDomain", "cluster.local")),
+            "headersEncoding": "map",
+            "trustDomain": "cluster.local",
+            **self._target.environment,
         }
-        if "egress" in self.capabilities:
-            self.environment = {**self.environment, "egress": str(self._target.settings["egress"])}
 
     async def stop(self) -> None:
         """Close every stream; namespaces are removed by whoever made them."""

@@ -179,7 +179,7 @@ class LocalHarness:
             raise HarnessError(f"the driver speaks protocol {hello.get('protocol')}, this suite speaks 1")
         self.capabilities = frozenset(hello.get("capabilities", ()))
         self.served = {group: tuple(versions) for group, versions in hello.get("served", {}).items()}
-        self.environment = {"harness": "local", **hello.get("environment", {})}
+        self.environment = {"harness": "local", **hello.get("environment", {}), **self._target.environment}
 
     async def stop(self) -> None:
         """End the driver, and with it everything that it started."""

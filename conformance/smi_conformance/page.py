@@ -92,16 +92,18 @@ def _matrix(report: Mapping[str, Any]) -> str:
 def _sources(entry: catalog.Entry) -> str:
     links = []
     for check in entry.checks:
+        only = entry.only(check)
+        level = f"{check.level} ({only})" if only else check.level
         first = check.document.split(",")[0]
         line = check.lines.split(";")[0].split(" ")[0].split("-")[0]
         if first == "silent":
-            links.append(f"{check.level}: the specification is silent")
+            links.append(f"{level}: the specification is silent")
             continue
         place = (
             f"{first.partition('/')[0]}/{first.partition('/')[2]}/{first.partition('/')[0]}.md" if "/" in first else ""
         )
         url = f"{_SOURCE}{place}#{line}" if place else f"{_SOURCE.removesuffix('apis/')}{first}#{line}"
-        links.append(f"{check.level}: <a href='{escape(url)}'>{escape(check.document)} {escape(check.lines)}</a>")
+        links.append(f"{level}: <a href='{escape(url)}'>{escape(check.document)} {escape(check.lines)}</a>")
     return f"<br><small>{' · '.join(links)}</small>"
 
 

@@ -184,6 +184,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     made = config.stash.get(REPORT, None)
     if made is None:
         return
+    for line in config.stash[RUN].target.unused:
+        terminalreporter.write_line(line)
     path, unwritten = str(config.getoption("--smi-report")), config.stash.get(UNWRITTEN, "")
     for line in ending(made, config.stash[RUN], path, unwritten=unwritten):
         terminalreporter.write_line(line)

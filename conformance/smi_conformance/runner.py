@@ -18,11 +18,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from smi_conformance import catalog
-from smi_conformance.catalog import GROUPS, Entry
+from smi_conformance.catalog import GROUPS, Check, Entry
 from smi_conformance.model import versions_for
 from smi_conformance.places import Pool
 from smi_conformance.protocol import Harness, HarnessError
-from smi_conformance.registry import Registered, cases
+from smi_conformance.registry import cases
 from smi_conformance.render import UnsayableError
 from smi_conformance.target import Target
 from smi_conformance.trial import Failure, Notes, Rules, Trial
@@ -46,6 +46,11 @@ class Instance:
     def id(self) -> str:
         """Return the name under which it runs and is reported."""
         return f"{self.entry.id}[{self.version}]"
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Return what it consists of: the same case may have other levels under another version."""
+        return self.entry.checks_of(self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,8 @@ class Queue:
         return self._begun[name].popleft()
 
 
-def _same(entry: Entry, result: str, reason: str) -> tuple[Verdict, ...]:
-    return tuple(Verdict(check.level, result, reason) for check in entry.checks)
+def _same(instance: Instance, result: str, reason: str) -> tuple[Verdict, ...]:
+    return tuple(Verdict(check.level, result, reason) for check in instance.checks)
 
 
 class Run:
@@ -287,26 +292,26 @@ class Run:
         reason = "no verdict: the run was interrupted" if self.interrupted else self.broken or "the run ended early"
         for instance in self._selected:
             if not self._futures[instance.id].done():
-                self._finish(Outcome(instance, _same(instance.entry, "error", reason)), tell=not self.interrupted)
+                self._finish(Outcome(instance, _same(instance, "error", reason)), tell=not self.interrupted)
 
     def _before(self, instance: Instance) -> tuple[Verdict, ...]:
         """Return the verdicts of an instance that can't be played, and why."""
         entry, served = instance.entry, self.harness.served
         group = GROUPS[entry.group]
         if instance.version not in served.get(group, ()):
-            return _same(entry, "notServed", f"{group}/{instance.version} is not served")
+            return _same(instance, "notServed", f"{group}/{instance.version} is not served")
         if entry.feature and entry.feature not in self.target.features:
-            return _same(entry, "notSupported", f"the feature {entry.feature} is not claimed")
+            return _same(instance, "notSupported", f"the feature {entry.feature} is not claimed")
         missing = [need for need in entry.needs if need not in self.harness.capabilities]
         if missing:
-            return _same(entry, "skipped", f"the {self.harness.name} harness lacks: {', '.join(missing)}")
+            return _same(instance, "skipped", f"the {self.harness.name} harness lacks: {', '.join(missing)}")
         return ()
 
     async def _play(self, pool: Pool, instance: Instance) -> Outcome:
-        if verdicts := self._before(instance):
-            return Outcome(instance, verdicts)
+        if known := self._before(instance):
+            return Outcome(instance, known)
         if self.broken:
-            return Outcome(instance, _same(instance.entry, "error", self.broken))
+            return Outcome(instance, _same(instance, "error", self.broken))
         registered = cases()[instance.entry.id]
         versions = versions_for(instance.entry.group, instance.version)
         trial = Trial(pool.harness, pool, self.rules, (instance.version, versions))
@@ -315,7 +320,7 @@ class Run:
         try:
             await registered.play(trial)
         except Failure as failure:
-            first = instance.entry.checks[0].level
+            first = instance.checks[0].level
             trial.notes.failures.setdefault(first, str(failure))
         except HarnessError as trouble:
             error = str(trouble)
@@ -333,16 +338,15 @@ class Run:
                 error = error or f"cleaning up: {type(trouble).__name__}: {trouble}"
         took = (time.monotonic() - started) * 1000
         if error:
-            return Outcome(instance, _same(instance.entry, "error", error), trial.notes, took)
-        return Outcome(instance, _verdicts(instance.entry, registered, trial.notes), trial.notes, took)
+            return Outcome(instance, _same(instance, "error", error), trial.notes, took)
+        return Outcome(instance, verdicts(instance.checks, trial.notes), trial.notes, took)
 
 
-def _verdicts(entry: Entry, registered: Registered, notes: Notes) -> tuple[Verdict, ...]:
-    """Return a verdict for each level of the case; a provisional one only says that something was observed."""
-    del registered
+def verdicts(checks: Sequence[Check], notes: Notes) -> tuple[Verdict, ...]:
+    """Return a verdict for each level of a case; a provisional one only says that something was observed."""
     found: list[Verdict] = []
     lacking = ", ".join(sorted(notes.lacking))
-    for number, check in enumerate(entry.checks):
+    for number, check in enumerate(checks):
         failure = notes.failures.get(check.level, "")
         if check.level == "provisional":
             found.append(Verdict(check.level, "observed", failure))

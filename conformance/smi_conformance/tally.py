@@ -239,7 +239,7 @@ def _odd_rows(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"cases: {_name(row)} says notServed, but servedVersions has that version"
     for (name, version), seen in sorted(levels.items()):
         entry: Entry = catalog.entries()[name]
-        wanted = [check.level for check in entry.checks]
+        wanted = [check.level for check in entry.checks_of(version)]
         if version not in entry.versions:
             yield f"cases: {name} does not exist for version {version or '(none)'}"
         elif sorted(seen) != sorted(wanted):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -41,6 +42,14 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "local": ("driver", "directory", "meshes", "api"),
     "kubernetes": ("image",),
 }
+UNUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "settings.metricsVia": "it comes with the cases of METRICS",
+        "settings.metricsWarmup": "it comes with the cases of METRICS",
+        "local.api": "what the driver says of itself counts, the capability `api`",
+    }
+)
+"""Fields that a target may have and that change nothing yet, and why: who wrote one is told."""
 
 VERSIONS = ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4")
 
@@ -105,6 +114,13 @@ class Target:
     directory: Path = field(default_factory=Path.cwd)
     meshes: int = 1
     image: str = "python:3-alpine"
+    unused: tuple[str, ...] = ()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what the settings say about the mesh; it counts before what a harness finds out."""
+        names = {"headers": "headersEncoding", "trustDomain": "trustDomain", "egress": "egress"}
+        return {name: str(value) for key, name in names.items() if (value := self.settings.get(key)) is not None}
 
     @property
     def permissive_by_namespace(self) -> bool:
@@ -159,7 +175,15 @@ def _target(path: Path, raw: Mapping[str, Any]) -> Target:
         directory=(path.parent / (local.get("directory") or ".")).resolve(),
         meshes=_count(path, "local.meshes", local.get("meshes", 1)),
         image=(raw.get("kubernetes") or {}).get("image") or "python:3-alpine",
+        unused=tuple(
+            f"{path}: {where} changes nothing yet: {why}" for where, why in UNUSED.items() if _has(raw, where)
+        ),
     )
+
+
+def _has(raw: Mapping[str, Any], where: str) -> bool:
+    section, _, name = where.partition(".")
+    return (raw.get(section) or {}).get(name) is not None
 
 
 def _versions(path: Path, given: Any) -> dict[str, tuple[str, ...]]:

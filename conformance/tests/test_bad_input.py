@@ -122,6 +122,20 @@ def test_a_target_that_says_something_unknown_is_refused_by_name(
     assert not place.report.exists()
 
 
+def test_a_setting_is_in_the_report_or_it_is_told_that_it_changes_nothing(place: Place) -> None:
+    used = {"headers": "list", "trustDomain": "acme.example"}
+    unused = {"metricsVia": "apiservice", "metricsWarmup": "60s"}
+    local = {**TARGET["local"], "api": "apiserver"}
+    place.target({**TARGET, "settings": {**used, **unused}, "local": local})
+    code, said = place.run("-k", "TS-33")  # of a feature that is not claimed, so nothing is played
+    assert code == 0, said
+    for name in ("settings.metricsVia", "settings.metricsWarmup", "local.api"):
+        assert f"{name} changes nothing yet: " in said
+    assert said.count("changes nothing yet") == 3
+    environment = report.read(place.report)["environment"]
+    assert (environment["headersEncoding"], environment["trustDomain"]) == ("list", "acme.example")
+
+
 def test_a_target_that_is_no_yaml_is_refused(place: Place) -> None:
     place.target("implementation: [")
     code, said = place.run("-k", "TS-01")

@@ -50,6 +50,29 @@ def test_provisional_checks_say_what_is_read_and_others_do_not() -> None:
             assert bool(check.readings) == (check.level == "provisional"), f"{entry.id} {check.level}"
 
 
+def test_under_every_version_a_case_has_a_level() -> None:
+    for entry in catalog.entries().values():
+        assert all(entry.checks_of(version) for version in entry.versions), entry.id
+
+
+def test_levels_differ_by_version_where_the_rule_does() -> None:
+    spans = {
+        entry.id: {check.level: only for check in entry.checks if (only := entry.only(check))}
+        for entry in catalog.entries().values()
+    }
+    assert {name: found for name, found in spans.items() if found} == {
+        "API-02": {"provisional": "v1alpha3-4"},
+        "TT-17": {"must": "v1alpha3-4", "provisional": "v1alpha1-2"},
+    }
+
+
+def test_a_level_of_versions_that_its_case_has_not_is_refused() -> None:
+    raw = {"group": "access", "v": "2-4", "profile": "ACCESS", "rule": "A rule."}
+    for span in ("1-3", "2-4"):
+        with pytest.raises(ValueError, match="some of the case's versions"):
+            catalog._entry("TT-99", {**raw, "must": {"v": span, "at": "TA4 L16"}})
+
+
 def test_every_rule_is_a_sentence() -> None:
     for entry in catalog.entries().values():
         assert entry.rule.endswith("."), entry.id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from smi_conformance.local import run_hook
 from smi_conformance.model import versions_for
 from smi_conformance.page import page
 from smi_conformance.places import Pool
-from smi_conformance.registry import cases
-from smi_conformance.runner import Instance, Outcome, Run, Verdict, _verdicts, instances
+from smi_conformance.runner import Instance, Outcome, Run, Verdict, instances, verdicts
 from smi_conformance.selection import SelectionError, known_id, selection
 from smi_conformance.target import Target, TargetError, load
 from smi_conformance.trial import QUICK, Notes, Rules, Trial
@@ -49,12 +49,12 @@ def ran(
     harness.served = dict.fromkeys(catalog.GROUPS.values(), served)
     run = Run(target, [harness], rules)
     for name, version, result in results:
-        entry = catalog.entries()[name]
-        verdicts = tuple(
-            Verdict(check.level, result if check.level != "provisional" else "observed") for check in entry.checks
+        instance = Instance(catalog.entries()[name], version)
+        found = tuple(
+            Verdict(check.level, result if check.level != "provisional" else "observed") for check in instance.checks
         )
-        readings = {key: value for check in entry.checks for key, value in check.readings.items()}
-        outcome = Outcome(Instance(entry, version), verdicts, Notes({"v1": 90}, readings, {}, [0.4]), 12.0)
+        readings = {key: value for check in instance.checks for key, value in check.readings.items()}
+        outcome = Outcome(instance, found, Notes({"v1": 90}, readings, {}, [0.4]), 12.0)
         run.outcomes[outcome.instance.id] = outcome
     return run
 
@@ -97,6 +97,24 @@ def test_an_id_that_is_not_in_the_catalogue_is_refused(target: Target) -> None:
 def test_counting(target: Target, result: str, level: str, counts: tuple[int, int, int]) -> None:
     found = levels(made(target, ("TS-02", "v1alpha4", "passed"), ("TS-05", "v1alpha4", result)))
     assert found == (level, dict(zip(("passed", "failed", "skipped"), counts, strict=True)))
+
+
+def test_what_a_version_leaves_open_counts_as_nothing_there_and_as_a_must_where_it_is_said(target: Target) -> None:
+    """TT-17: what a target without sources opens is said from v1alpha3 on."""
+    guarded = replace(target, profiles=("ACCESS",))
+    found = made(guarded, ("TT-17", "v1alpha2", "failed"), ("TT-17", "v1alpha3", "passed"))
+    rows = [(row["apiVersion"], row["level"], row["result"], "readings" in row) for row in found["cases"]]
+    assert rows == [("v1alpha2", "provisional", "observed", True), ("v1alpha3", "must", "passed", False)]
+    assert levels(found, "ACCESS") == ("success", {"passed": 1, "failed": 0, "skipped": 0})
+    assert report.problems(found) == []
+    assert "must (v1alpha3-4)" in page(found)
+
+
+def test_a_failure_under_a_version_that_leaves_it_open_is_an_observation() -> None:
+    entry = catalog.entries()["TT-17"]
+    (old,) = verdicts(entry.checks_of("v1alpha2"), Notes(failures={"provisional": "it opened"}))
+    (new,) = verdicts(entry.checks_of("v1alpha3"), Notes(failures={"must": "it opened"}))
+    assert [(old.level, old.result), (new.level, new.result)] == [("provisional", "observed"), ("must", "failed")]
 
 
 def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Target) -> None:
@@ -182,11 +200,11 @@ def test_of_two_runs_the_worse_verdict_counts(target: Target) -> None:
 
 
 def test_a_case_of_which_a_part_could_not_be_played_has_not_passed() -> None:
-    entry, registered = catalog.entries()["TT-22"], cases()["TT-22"]
-    found = {verdict.level: verdict for verdict in _verdicts(entry, registered, Notes(lacking={"api", "events"}))}
+    checks = catalog.entries()["TT-22"].checks
+    found = {verdict.level: verdict for verdict in verdicts(checks, Notes(lacking={"api", "events"}))}
     assert (found["must"].result, found["provisional"].result) == ("skipped", "observed")
     assert found["must"].reason == "in part, as the harness lacks: api, events"
-    (failed, _) = _verdicts(entry, registered, Notes(failures={"must": "no"}, lacking={"api"}))
+    (failed, _) = verdicts(checks, Notes(failures={"must": "no"}, lacking={"api"}))
     assert failed.result == "failed"
 
 
@@ -305,7 +323,9 @@ def test_command_line_lists_explains_and_validates(target: Target, tmp_path: Pat
     runner = CliRunner()
     assert "TS-20" in runner.invoke(main, ["list"]).output
     assert len(yaml.safe_load(runner.invoke(main, ["list", "-o", "json"]).output)) == 168
+    assert "must(3-4)+provisional(1-2)" in runner.invoke(main, ["list", "--profile", "ACCESS"]).output
     assert "port number" in runner.invoke(main, ["explain", "TS-20"]).output
+    assert "traffic-access/v1alpha3 L39 (v1alpha3-4 only)" in runner.invoke(main, ["explain", "TT-17"]).output
     assert runner.invoke(main, ["explain", "TS-99"]).exit_code == 2
     assert "not v1alpha9" in runner.invoke(main, ["explain", "TS-20", "--version", "v1alpha9"]).output
     path, other = tmp_path / "one.yaml", tmp_path / "two.yaml"

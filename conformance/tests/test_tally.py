@@ -94,6 +94,10 @@ EDITS: dict[str, tuple[Edit, str]] = {
         lambda r: r["cases"].remove(_row(r, "API-02", "v1alpha4")),
         "cases: API-02[v1alpha4] has the levels provisional; it consists of must, provisional",
     ),
+    "an observation that does not exist under that version": (
+        lambda r: _row(r, "API-02", "v1alpha2").update(level="provisional", result="observed"),
+        "cases: API-02[v1alpha2] has the levels provisional; it consists of must",
+    ),
     "a served version that is told as not served": (
         lambda r: _row(r, "TS-06", "v1alpha4").update(result="notServed"),
         "TS-06[v1alpha4] says notServed, but servedVersions has that version",

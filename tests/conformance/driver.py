@@ -46,6 +46,8 @@ class Driver:
     """Carries out what the suite asks for; each request is a task of its own."""
 
     capabilities: tuple[str, ...] = CAPABILITIES
+    objects = "files in a directory"
+    """How what a case applies is written; reports say so."""
     listens: tuple[str, int] | None = None
     """Where the mesh serves its objects as a Kubernetes API, if it does (see driver_api.py)."""
 
@@ -72,15 +74,20 @@ class Driver:
     async def do_hello(self, request: Mapping[str, Any]) -> Raw:
         """Say who we are and what can be asked of us."""
         self._echo = (str(request["python"]), str(request["echo"]))
-        served: dict[str, set[str]] = {}
-        for (group, _), versions in schema.served().items():
-            served.setdefault(group, set()).update(versions)
+        environment = {"headersEncoding": "both", "mode": "no-cluster", "adapter": __version__, "objects": self.objects}
         return {
             "protocol": 1,
             "capabilities": self.capabilities,
-            "served": {group: sorted(versions) for group, versions in sorted(served.items())},
-            "environment": {"headersEncoding": "both", "mode": "no-cluster", "adapter": __version__},
+            "served": {group: sorted(versions) for group, versions in sorted((await self.served()).items())},
+            "environment": environment,
         }
+
+    async def served(self) -> Mapping[str, set[str]]:
+        """Return the versions of each group. A directory takes what there is a schema for."""
+        found: dict[str, set[str]] = {}
+        for (group, _), versions in schema.served().items():
+            found.setdefault(group, set()).update(versions)
+        return found
 
     async def do_apply(self, request: Mapping[str, Any]) -> Raw:
         """Write objects as files. A directory refuses nothing; with dryRun the schemas of the CRDs judge."""

@@ -27,7 +27,7 @@ _TRIES = 5
 """So often a replacement is tried when somebody else (who keeps the status, say) was in between."""
 
 
-def served(raw: Mapping[str, Any]) -> Kind | None:
+def kind_of(raw: Mapping[str, Any]) -> Kind | None:
     """Return the kind of an object that goes through the API: SMI's own, Services, and the namespaces of both.
 
     What is applied in one order has to arrive in that order; an edit of a file is noticed whenever it is.
@@ -82,6 +82,21 @@ class Api:
             raise RuntimeError(f"the API answered {code}: {body.get('message', body)}")
         return body if code == 200 else None
 
+    async def served(self) -> Mapping[str, set[str]]:
+        """Return the versions of SMI's groups that its discovery lists, as far as there is a list of resources."""
+        found: dict[str, set[str]] = {}
+        for group in (await self._discover("/apis")).get("groups", ()):
+            for version in group["versions"] if group["name"].endswith(_GROUPS) else ():
+                if (await self._discover(f"/apis/{version['groupVersion']}")).get("resources"):
+                    found.setdefault(group["name"], set()).add(version["version"])
+        return found
+
+    async def _discover(self, path: str) -> Raw:
+        code, body = await self._call("GET", path)
+        if code not in {200, 404}:
+            raise RuntimeError(f"the API answered {code} to {path}: {body.get('message', body)}")
+        return body if code == 200 else {}
+
     @staticmethod
     def _path(raw: Mapping[str, Any], kind: Kind) -> str:
         metadata, version = raw["metadata"], str(raw["apiVersion"])
@@ -99,6 +114,7 @@ class ApiDriver(Driver):
     """The same mesh with its API: what a case applies is written and read there; workloads stay files."""
 
     capabilities = (*Driver.capabilities, "api")
+    objects = "the mesh's Kubernetes API"
     listens = ("127.0.0.1", 0)
 
     async def __aenter__(self) -> Self:
@@ -111,12 +127,16 @@ class ApiDriver(Driver):
         """Close the connections."""
         await self._api.close()
 
+    async def served(self) -> Mapping[str, set[str]]:
+        """Ask the API, as any client would find out."""
+        return await self._api.served()
+
     async def do_apply(self, request: Mapping[str, Any]) -> Raw:
         """Write objects in their order, each where it belongs."""
         results: list[Raw] = []
         dry_run = bool(request.get("dryRun"))
         for raw in request["objects"]:
-            kind = served(raw)
+            kind = kind_of(raw)
             if kind is None:
                 results += (await super().do_apply({**request, "objects": [raw]}))["results"]
             elif self._blind and not dry_run:
@@ -129,7 +149,7 @@ class ApiDriver(Driver):
     async def do_delete(self, request: Mapping[str, Any]) -> Raw:
         """Delete objects where they are."""
         for raw in request["objects"]:
-            kind = served(raw)
+            kind = kind_of(raw)
             if kind is None:
                 await super().do_delete({"objects": [raw]})
             else:
@@ -139,7 +159,7 @@ class ApiDriver(Driver):
     async def do_get(self, request: Mapping[str, Any]) -> Raw:
         """Return an object as the API serves it."""
         raw = request["object"]
-        kind = served(raw)
+        kind = kind_of(raw)
         if kind is None:
             return await super().do_get(request)
         return {"object": await self._api.get(raw, kind, request.get("version", ""))}

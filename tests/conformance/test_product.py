@@ -74,6 +74,30 @@ def test_canary_controllers_find_what_they_wrote_at_every_version(tmp_path: Path
     assert consumer["verifiedFeatures"] == ["ConsumerArgo", "ConsumerFlagger"]
 
 
+_LACKS = """
+from smi_adapter.embedded_api import discovery
+from tests.conformance import driver_api
+resources = discovery.resources
+discovery.resources = lambda group, wanted: None if (group, wanted) == {lost!r} else resources(group, wanted)
+driver_api.main(driver_api.ApiDriver)
+"""
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_what_is_served_is_what_the_api_says_and_not_what_there_are_schemas_for(tmp_path: Path) -> None:
+    """Nothing is played: the version of the case is the one that the API does not serve."""
+    lost = ("split.smi-spec.io", "v1alpha1")
+    target = _with_driver(tmp_path, "-c", _LACKS.format(lost=lost))
+    report = conformance(tmp_path / "report.yaml", "-k", "TS-03", target=target)
+    (row,) = report["cases"]
+    assert (row["apiVersion"], row["result"]) == ("v1alpha1", "notServed")
+    environment = report["environment"]
+    assert environment["servedVersions"]["split.smi-spec.io"] == ["v1alpha2", "v1alpha3", "v1alpha4"]
+    assert environment["servedVersions"]["access.smi-spec.io"][0] == "v1alpha1"
+    assert environment["objects"] == "the mesh's Kubernetes API"
+
+
 _SORTS = """
 from tests.conformance import driver_api
 class Sorting(driver_api.Api):
@@ -106,6 +130,7 @@ def test_what_the_api_refuses_does_no_harm_where_a_file_holds_it(tmp_path: Path)
     options = ("--quick", "-k", "API-08,API-09,API-10,CV-08", "--versions", "v1alpha4")
     report = conformance(tmp_path / "report.yaml", *options, target=target)
     assert {row["result"] for row in report["cases"]} == {"passed", "observed"}
+    assert report["environment"]["objects"] == "files in a directory"
     readings = {key: value for row in report["cases"] for key, value in row.get("readings", {}).items()}
     assert readings == {
         "selectorAndAccount": "grants nothing",

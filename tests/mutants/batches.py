@@ -46,9 +46,22 @@ def kind_unknown(kind: str) -> Filter:
     return filtered
 
 
+def version_unknown(kind: str, version: str) -> Filter:
+    """Read no object of a kind that is written in one version."""
+
+    def filtered(snapshot: Snapshot, changes: Changes) -> Changes:
+        del snapshot
+        unread = {ref for ref, raw in changes.items() if raw is not None and raw["apiVersion"] == version}
+        return {ref: raw for ref, raw in changes.items() if ref.kind != kind or ref not in unread}
+
+    return filtered
+
+
 def first_target_wins(snapshot: Snapshot, changes: Changes) -> Changes:
     """Take the first target of a destination and no other."""
-    taken = {(item.meta.namespace, item.destination.name): key for key, item in snapshot.targets.items()}
+    gone = {(ref.namespace, ref.name) for ref, raw in changes.items() if ref.kind == "TrafficTarget" and raw is None}
+    held = {key: item for key, item in snapshot.targets.items() if key not in gone}
+    taken = {(item.meta.namespace, item.destination.name): key for key, item in held.items()}
     kept: dict[Ref, Mapping[str, Any] | None] = {}
     for ref, raw in changes.items():
         if ref.kind == "TrafficTarget" and raw is not None:

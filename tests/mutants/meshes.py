@@ -82,6 +82,11 @@ split_methods_ignored = _routes(
         route, matches=route.matches and tuple(replace(match, methods=()) for match in route.matches)
     )
 )
+heaviest_takes_what_matches = _routes(
+    lambda _, route: (
+        replace(route, targets=(max(route.targets, key=lambda target: target.weight),)) if route.matches else route
+    )
+)
 matches_never_match = _ports(
     lambda _, port: replace(port, routes=tuple(route for route in port.routes if route.matches is None))
 )
@@ -324,6 +329,32 @@ def first_workload_guarded(mesh: Mesh) -> Mesh:
     for key, workload in sorted(mesh.workloads.items()):
         first.setdefault(workload.identity, key)
     return _workloads(lambda item: item if first[item.identity] == item.key else _open(item))(mesh)
+
+
+def _every_port(workload: Workload, port: InboundPort) -> tuple[AccessRule, ...]:
+    ports = [other for other in workload.ports if port.rules and other.protocol is port.protocol]
+    return tuple(dict.fromkeys(rule for other in ports for rule in other.rules))
+
+
+ports_crossed_with_paths = _inbound(_every_port)
+
+
+def first_service_guarded(mesh: Mesh) -> Mesh:
+    """Guard what is sent to the first Service of a pod, and let everybody in who names another one."""
+    names: defaultdict[Key, list[str]] = defaultdict(list)
+    for namespace, name in sorted(mesh.services):
+        for pod in {end.pod for port in mesh.services[namespace, name].ports for end in port.endpoints}:
+            names[namespace, pod].append(name)
+
+    def more(workload: Workload, rule: AccessRule) -> tuple[AccessRule, ...]:
+        others = names[workload.key][1:]
+        if not others:
+            return (rule,)
+        named = HeaderMatch(":authority", Pattern(rf"(?:{'|'.join(others)})\..*", Anchor.WHOLE))
+        anybody = _everybody(workload, rule.principals[0])
+        return (rule, replace(rule, principals=anybody, matches=(Match(headers=(named,)),)))
+
+    return _inbound(lambda workload, port: tuple(new for rule in port.rules for new in more(workload, rule)))(mesh)
 
 
 def _http_rules_everywhere(workload: Workload) -> Workload:

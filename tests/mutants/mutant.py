@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from smi_adapter.findings import Ref
@@ -23,6 +24,40 @@ class Patch:
     made: Callable[[Any], Any]
 
 
+# What a case says when it fails for what a mutant breaks. A case that fails otherwise proves nothing of the mutant.
+
+
+def got(app: str, share: str) -> str:
+    """Say that a workload got another share than its weight."""
+    return rf"{app} got \d+ of \d+, accepted for {re.escape(share)}:"
+
+
+def stray(app: str) -> str:
+    """Say that a workload answered that is none of the backends."""
+    return rf"only backends answer: .*last seen: ok 200 from \S+/{app}$"
+
+
+def leaked(app: str, *others: str) -> str:
+    """Say that others got some of what belongs to a workload alone: in the sample, or before it came to that."""
+    return f"{got(app, '1')}|{stray('(?:' + '|'.join(others) + ')')}"
+
+
+def reached(wanted: str, app: str) -> str:
+    """Say that requests for one workload reached another one."""
+    return rf"requests reach {wanted}: .*ok 200 from \S+/{app}$"
+
+
+def let_in(who: str, path: str = "/", *, where: str = r"\S+", port: int = 8080) -> str:
+    """Say that somebody got in who must not."""
+    ways = r"is denied: .*last seen: ok|: \d+ of \d+ (?:were answered|arrived)"
+    return rf"(?:^|\s){path} on {where}:{port} \(\w+\) by \S+/(?:{who})\s?(?:{ways})"
+
+
+def kept_out(who: str, path: str = "/") -> str:
+    """Say that somebody did not get in who may."""
+    return rf"(?:^|\s){path} on \S+ \(\w+\) by \S+/{who} is allowed: not within"
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One broken variant.
@@ -30,12 +65,13 @@ class Mutant:
     It is broken in one of four places: the objects as they come in (`raw`), the changes of a batch (`changes`), the
     Mesh before it is rendered (`mesh`), or functions of a stage (`patches`).
 
-    `fails` must fail and `passes` must not. `readings`: of these cases only what was observed is different; they can't
-    fail. `full`: with samples of full size, where a quick one would too often see nothing.
+    `fails` must fail, each for a reason in which its expression is found, and `passes` must not. `readings`: of these
+    cases only what was observed is different; they can't fail. `full`: with samples of full size, where a quick one
+    would too often see nothing.
     """
 
     name: str
-    fails: tuple[str, ...] = ()
+    fails: Mapping[str, str] = field(default_factory=dict)
     passes: tuple[str, ...] = ()
     readings: tuple[str, ...] = ()
     version: str = "v1alpha4"

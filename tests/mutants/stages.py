@@ -173,7 +173,7 @@ def _old_comes_back(take: Any) -> Any:
                 for number in range(1, 15):
                     loop = asyncio.get_running_loop()
                     loop.call_later(number * 1.8, show, mesh, ref, raw, before)
-                    loop.call_later(number * 1.8 + 0.2, show, mesh, ref, raw, raw)
+                    loop.call_later(number * 1.8 + 0.4, show, mesh, ref, raw, raw)
 
     return made
 
