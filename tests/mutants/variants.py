@@ -110,7 +110,7 @@ _ROUTES = (
 )
 
 _ACCESS = (
-    # No case of ACCESS passes for sure: each sees first that its house is closed, which it is only until Envoy knows it.
+    # No case of ACCESS passes for sure: each sees first that its house is closed, as it is only until Envoy knows it.
     Mutant("allow-all", ("TT-01", "TT-03", "TT-04", "XR-01"), ("TS-02",), mesh=meshes.allow_all),
     Mutant("everything-dead", ("TT-01", "TT-02"), ("TS-02",), mesh=meshes.everything_dead),
     Mutant("any-source", ("TT-03", "TT-05"), ("TT-02", "TT-04"), mesh=meshes.any_source),
