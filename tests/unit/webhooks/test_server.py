@@ -25,13 +25,13 @@ from smi_adapter.webhooks.keeper import FileKeeper
 from smi_adapter.webhooks.server import Limits, WebhookServer
 
 NAMES = ("localhost",)
-SPLIT = {
+SPLIT: dict[str, Any] = {
     "apiVersion": "split.smi-spec.io/v1alpha4",
     "kind": "TrafficSplit",
     "metadata": {"name": "it", "namespace": "shop"},
     "spec": {"service": "web", "backends": [{"service": "web-v1", "weight": 1}]},
 }
-REVIEW = {
+REVIEW: dict[str, Any] = {
     "apiVersion": "admission.k8s.io/v1",
     "kind": "AdmissionReview",
     "request": {"uid": "u", "operation": "CREATE", "object": SPLIT},
