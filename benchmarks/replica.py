@@ -20,7 +20,7 @@ from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.controller import Controller
 from smi_adapter.decode import RawObject
 from smi_adapter.findings import Ref
-from smi_adapter.settings import Settings
+from smi_adapter.settings import judged
 
 
 class _Timed(ClusterSource):
@@ -51,7 +51,7 @@ async def main() -> None:
     given = arguments()
     began = time.monotonic()
     imported = resident()
-    settings = Settings.model_validate(given["settings"])
+    settings = judged(given["settings"])
     if given.get("account"):  # as in a pod
         client_module.SERVICE_ACCOUNT = Path(given["account"])
     client = await Client.connect(given.get("kubeconfig"))

@@ -7,10 +7,8 @@ cluster in front of it and the cluster's Envoys behind it. Settings become plain
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -161,6 +159,9 @@ def kinds_left_by(settings: Settings) -> frozenset[tuple[str, str]]:
 
 async def until_stopped() -> None:
     """Wait for SIGINT or SIGTERM."""
+    import asyncio  # noqa: PLC0415 - who compiles files alone needs no event loop
+    import signal  # noqa: PLC0415
+
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

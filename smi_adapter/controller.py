@@ -16,7 +16,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -47,7 +47,6 @@ from smi_adapter.settings import Settings, host_and_port
 from smi_adapter.sources import Batch, Source
 from smi_adapter.telemetry import Health, HealthServer, Metrics, Reading
 from smi_adapter.webhooks.service import WebhookOptions, Webhooks
-from smi_adapter.webhooks.validate import Judge
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +132,9 @@ class Controller:
         key = secrets.token_bytes(32)  # nobody else's until the authority is there
         self._peers = peers.Peers(holder, key, self._is_in_touch)
         self._replicas = replicas.Replicas(holder, key, self._reporting.changed, self._peers.met)
-        self._webhooks = _webhooks(settings, client, self._judge, self._lease.left)
+        hooks = _webhooks(settings)
+        heard = self.metrics.reviewed
+        self._webhooks = Webhooks(client, hooks, self._judge, self._lease.left, heard) if hooks else None
         spoken = [web.post(replicas.PATH, self._hear), web.post(peers.PATH, self._answer)]
         self._health = HealthServer(self.health, self.metrics.registry, spoken)
         self._changed = asyncio.Event()
@@ -421,11 +422,11 @@ class Controller:
         )
 
 
-def _webhooks(settings: Settings, client: Client, judge: Judge, left: Callable[[], float]) -> Webhooks | None:
-    """Return the webhooks if they were asked for."""
+def _webhooks(settings: Settings) -> WebhookOptions | None:
+    """Return what the webhooks are to be like if they were asked for."""
     if not settings.webhook_address:
         return None
-    options = WebhookOptions(
+    return WebhookOptions(
         settings.webhook_service,
         settings.webhook_secret,
         settings.webhook_configuration,
@@ -433,7 +434,6 @@ def _webhooks(settings: Settings, client: Client, judge: Judge, left: Callable[[
         settings.webhook_certificates,
         settings.webhook_names,
     )
-    return Webhooks(client, options, judge, left)
 
 
 def _reached_at(address: str, port: int) -> str:

@@ -2,18 +2,21 @@
 
 Flags win over the environment (`SMI_ADAPTER_PROFILE=osm`), the environment over the TOML file that `--config` or
 `SMI_ADAPTER_CONFIG` names, the file over the defaults. `app.py` turns the answer into plain values; nothing below it
-reads a variable.
+reads a variable. Each value is judged by the annotation of its field, and that only if it was given: a command that
+runs with the defaults has nothing to wait for.
 """
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from reprlib import repr as shortened
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from msgspec import Meta, ValidationError, convert
 
 ENV_PREFIX = "SMI_ADAPTER_"
 _CONFIG = f"{ENV_PREFIX}CONFIG"
@@ -23,12 +26,19 @@ class SettingsError(ValueError):
     """A setting is unknown or unusable; the message names it and the places where it may stand."""
 
 
-def _comma_separated(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+_HOST_AND_PORT = r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]*):[0-9]{1,5}"
+_ADDRESS = "host:port, such as 0.0.0.0:8080 or [::]:8080"
 
+Address: TypeAlias = Annotated[str, Meta(pattern=rf"^{_HOST_AND_PORT}\Z", description=_ADDRESS)]
+Name: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z", description="the name of a Kubernetes object")
+]
+Names: TypeAlias = Annotated[tuple[str, ...], Meta(description="a list, outside of TOML separated by commas")]
+Switch: TypeAlias = Annotated[bool, Meta(description="true or false")]
+Text: TypeAlias = Annotated[str, Meta(description="a text")]
 
-NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
-Address: TypeAlias = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\[\]]*):[0-9]{1,5}$")]
+_SWITCHES: Final = {"yes": True, "on": True, "no": False, "off": False}
+"""How people write a switch in the environment, beside true, false, 1 and 0."""
 
 
 def host_and_port(address: Address) -> tuple[str, int]:
@@ -37,72 +47,122 @@ def host_and_port(address: Address) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-class Settings(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
     """All settings of a run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backend: str = Field("envoy", description="name of the installed backend that renders the mesh")
-    profile: Literal["spec", "osm", "traefik", "nsm"] = Field("spec", description="whose reading of SMI counts")
-    mode: Literal["enforce", "audit", "permissive"] = Field("enforce", description="what no rule allows is then ...")
-    trust_domain: str = Field("cluster.local", pattern=r"^[a-z0-9._-]{1,255}$", description="SPIFFE trust domain")
-    federated_domains: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
-        (), description="trust domains whose identities may be bound"
+    backend: Text = "envoy"
+    """Name of the installed backend that renders the mesh."""
+    profile: Literal["spec", "osm", "traefik", "nsm"] = "spec"
+    """Whose reading of SMI counts."""
+    mode: Literal["enforce", "audit", "permissive"] = "enforce"
+    """What happens to a request that no rule allows."""
+    trust_domain: Annotated[str, Meta(pattern=r"^[a-z0-9._-]{1,255}\Z", description="a SPIFFE trust domain")] = (
+        "cluster.local"
     )
-    certificate_seconds: int = Field(86_400, ge=60, description="life of a workload's certificate, in seconds")
+    federated_domains: Names = ()
+    """Trust domains whose identities may be bound."""
+    certificate_seconds: Annotated[int, Meta(ge=60, description="a whole number of at least 60")] = 86_400
+    """Life of a workload's certificate."""
 
     # What follows is for a cluster.
-    namespaces: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
-        (), description="the only namespaces to look at, with rights in these alone; none: all"
-    )
-    namespace_selector: str = Field("", description="labels of the namespaces to look at; none: all")
-    xds_address: Address = Field("0.0.0.0:18000", description="where proxies connect")
-    xds_service: str = Field("smi-adapter-xds", pattern=NAME, description="the Service in front of that port")
-    health_address: Address = Field("0.0.0.0:8080", description="where /healthz, /readyz and /metrics are")
-    authority_secret: str = Field("smi-adapter-ca", pattern=NAME, description="the Secret of the mesh's authority")
-    former_backends: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
-        (), description="backends that were selected before, whose generated objects are to go"
-    )
-    lease: str = Field("smi-adapter", pattern=NAME, description="the Lease of the replica that writes")
-    webhook_address: Literal[""] | Address = Field(
-        "", description="where the API server calls webhooks; empty: nowhere"
-    )
-    webhook_service: str = Field("smi-adapter-webhooks", pattern=NAME, description="the Service in front of that port")
-    webhook_secret: str = Field("smi-adapter-webhooks", pattern=NAME, description="the Secret of its certificates")
-    webhook_names: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
-        (), description="further DNS names under which webhooks are called"
-    )
-    webhook_configuration: str = Field("", description="the ValidatingWebhookConfiguration to keep trusting us")
-    webhook_conversion: bool = Field(default=False, description="whether CRDs are converted by us (ADR 5)")
-    webhook_certificates: str = Field("", description="folder with tls.crt and tls.key that somebody else renews")
-    token_audience: str = Field("smi-adapter", min_length=1, description="whom proxies' tokens must be for")
-    check_peer_address: bool = Field(
-        default=True, description="whether a proxy must connect from its pod's address (off: behind a port-forward)"
-    )
-    log_format: Literal["text", "json"] = Field("text", description="how log lines look")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="from which level on to log")
+    namespaces: Names = ()
+    """The only namespaces to look at, with rights in these alone; none: all."""
+    namespace_selector: Text = ""
+    """Labels of the namespaces to look at; none: all."""
+    xds_address: Address = "0.0.0.0:18000"
+    """Where proxies connect."""
+    xds_service: Name = "smi-adapter-xds"
+    """The Service in front of that port."""
+    health_address: Address = "0.0.0.0:8080"
+    """Where /healthz, /readyz and /metrics are."""
+    authority_secret: Name = "smi-adapter-ca"  # noqa: S105 - the name of an object
+    """The Secret of the mesh's authority."""
+    former_backends: Names = ()
+    """Backends that were selected before, whose generated objects are to go."""
+    lease: Name = "smi-adapter"
+    """The Lease of the replica that writes."""
+    webhook_address: Annotated[str, Meta(pattern=rf"^({_HOST_AND_PORT})?\Z", description=_ADDRESS)] = ""
+    """Where the API server calls webhooks; empty: nowhere."""
+    webhook_service: Name = "smi-adapter-webhooks"
+    """The Service in front of that port."""
+    webhook_secret: Name = "smi-adapter-webhooks"  # noqa: S105 - the name of an object
+    """The Secret of its certificates."""
+    webhook_names: Names = ()
+    """Further DNS names under which webhooks are called."""
+    webhook_configuration: Text = ""
+    """The ValidatingWebhookConfiguration to keep trusting us."""
+    webhook_conversion: Switch = False
+    """Whether CRDs are converted by us (ADR 5)."""
+    webhook_certificates: Text = ""
+    """Folder with tls.crt and tls.key that somebody else renews."""
+    token_audience: Annotated[str, Meta(min_length=1, description="a text that is not empty")] = "smi-adapter"  # noqa: S105
+    """Whom proxies' tokens must be for."""
+    check_peer_address: Switch = True
+    """Whether a proxy must connect from its pod's address (off: behind a port-forward)."""
+    log_format: Literal["text", "json"] = "text"
+    """How log lines look."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on to log."""
 
 
 def read(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     """Return the settings; `flags` that are None were not given. Raises SettingsError in words a user can act on."""
     named = os.environ.get(_CONFIG)
     path = config or (Path(named) if named else None)
-    try:
-        file = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        message = f"configuration file {path}: {error}"
-        raise SettingsError(message) from error
     environment = {
         name.removeprefix(ENV_PREFIX).lower(): value
         for name, value in os.environ.items()
         if name.startswith(ENV_PREFIX) and name != _CONFIG
     }
     given = {name: value for name, value in flags.items() if value is not None}
+    places = f" or {path}" if path else ""
+    return judged({**(_file(path) if path else {}), **environment, **given}, places)
+
+
+def _file(path: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most runs have no such file
+
     try:
-        return Settings.model_validate({**file, **environment, **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        places = f"a flag, {ENV_PREFIX}{field.upper()}" + (f" or {path}" if path else "")
-        message = f"setting {field!r}: {first['msg']} (set by {places})"
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"configuration file {path}: {error}"
         raise SettingsError(message) from error
+
+
+def judged(given: Mapping[str, Any], places: str = "") -> Settings:
+    """Return the settings with these values, written as in the environment or in TOML; the others are the defaults."""
+    if not given:
+        return Settings()
+    kinds = get_type_hints(Settings, include_extras=True)
+    values = {}
+    for name, value in given.items():
+        written = f"(set by a flag, {ENV_PREFIX}{name.upper()}{places})"
+        if name not in kinds:
+            near = get_close_matches(name, kinds, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(kinds)}"
+            raise SettingsError(f"setting {name!r}: there is no such setting; {hint} {written}")
+        try:
+            values[name] = convert(_plain(value, kinds[name]), kinds[name], strict=False)
+        except ValidationError as error:
+            raise SettingsError(
+                f"setting {name!r}: must be {_wanted(kinds[name])}, not {shortened(value)} {written}"
+            ) from error
+    return Settings(**values)
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """Return a value as TOML would have it, if it is text that stands for something else."""
+    if not isinstance(value, str):
+        return value
+    if kind == Names:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return _SWITCHES.get(value.lower(), value) if kind == Switch else value
+
+
+def _wanted(kind: Any) -> str:
+    described = [one.description for one in get_args(kind) if isinstance(one, Meta)]
+    if described:
+        return str(described[0])
+    *others, last = (repr(choice) for choice in get_args(kind))
+    return f"{', '.join(others)} or {last}"

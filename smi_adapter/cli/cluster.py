@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -104,6 +103,8 @@ _seconds.__name__ = "duration"
 
 def ask(access: Access, question: Callable[[Client], Awaitable[_T]]) -> _T:
     """Connect, ask, close; what goes wrong ends the command with its exit code and one line that says it."""
+    import asyncio  # noqa: PLC0415 - files alone need no event loop
+
     from smi_adapter.cluster.client import ApiError, Client, Unreachable  # noqa: PLC0415 - only for who needs a cluster
 
     async def asked() -> _T:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import yaml
@@ -15,9 +15,11 @@ from smi_adapter.backends import Files, Manifests, XdsConfig, installed, load
 from smi_adapter.cli import cluster, output
 from smi_adapter.cli.world import Where, World, of_cluster, of_files, settings_of, without
 from smi_adapter.dump import plain
-from smi_adapter.evaluate import Request, Verdict, as_data, evaluate
 from smi_adapter.findings import Finding, Severity, printable
 from smi_adapter.mesh import Feature, Key
+
+if TYPE_CHECKING:
+    from smi_adapter.evaluate import Verdict
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -215,6 +217,8 @@ def explain(
     \b
     smi-adapter explain -f examples/bookstore --from bookstore/bookbuyer --to bookstore/bookstore:14001 --path /buy
     """  # noqa: D301 - click takes the character itself for a paragraph that is not to be wrapped
+    from smi_adapter.evaluate import Request, as_data, evaluate  # noqa: PLC0415 - the others ask nothing
+
     chosen = settings_of(profile, mode, config)
     loaded = of_files(path, chosen) if path else of_cluster(Where(access, everywhere=True), chosen)
     caller = _pair(source, "--from")
@@ -273,7 +277,7 @@ def translate(path: Path, profile: str | None, mode: str | None, config: Path | 
                 for name, body in sorted(files.items()):
                     click.echo(f"# {name}\n{body.decode(errors='replace')}")
             case XdsConfig() as config_of_proxies:
-                from smi_adapter.delivery.xds.dump import readable  # noqa: PLC0415 - grpc and protobuf start slowly
+                from smi_adapter.delivery.readable import readable  # noqa: PLC0415 - protobuf starts slowly
 
                 _print_yaml(readable(config_of_proxies))
     findings = loaded.findings()

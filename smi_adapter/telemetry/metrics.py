@@ -50,10 +50,14 @@ class Metrics:
         self._nacks = Counter(
             "smi_adapter_xds_nack", "Messages that a proxy refused.", ["type"], registry=self.registry
         )
+        self._reviews = Counter(
+            "smi_adapter_webhook_requests", "Requests to a webhook.", ["webhook", "result"], registry=self.registry
+        )
+        self._review = self._histogram("webhook_seconds", "Time from a request's head to its answer.", "webhook")
         self.registry.register(_Present(read, version))
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(f"smi_adapter_{name}", text, buckets=_SECONDS, registry=self.registry)
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(f"smi_adapter_{name}", text, labels, buckets=_SECONDS, registry=self.registry)
 
     async def feel_loop(self) -> None:
         """Measure how long the event loop is held up by whoever does not let others go on; for ever."""
@@ -72,6 +76,11 @@ class Metrics:
         self._pushed.observe(seconds)
         if refused:
             self._nacks.labels(kind).inc()
+
+    def reviewed(self, webhook: str, result: str, seconds: float) -> None:
+        """Count one request to a webhook."""
+        self._reviews.labels(webhook, result).inc()
+        self._review.labels(webhook).observe(seconds)
 
 
 class _Present(Collector):

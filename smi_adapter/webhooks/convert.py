@@ -31,10 +31,11 @@ _LOG = logging.getLogger(__name__)
 _OUTSIDE: Final = frozenset({"apiVersion", "kind", "metadata", "status"})
 
 
-def review(body: bytes) -> bytes:
-    """Return the answer to a ConversionReview; MalformedError if there is no request to answer."""
+def review(body: bytes) -> tuple[bool, bytes]:
+    """Return whether a ConversionReview could be met, and the answer; MalformedError: there is nothing to answer."""
     request = envelope.request_of(body, KIND, envelope.MAX_CONVERSION)
-    return envelope.answer(KIND, respond(request))
+    response = respond(request)
+    return "convertedObjects" in response, envelope.answer(KIND, response)
 
 
 def respond(request: Mapping[str, Any]) -> dict[str, Any]:

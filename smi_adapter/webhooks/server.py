@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from aiohttp import web
 
@@ -46,6 +46,20 @@ class Limits:
     idle: float = 120.0
 
 
+Reviewed: TypeAlias = Callable[[str, str, float], None]
+"""Hears of each request: `validate`, `convert` or `none`; how it ended; after how many seconds.
+
+Ends are `allowed`, `refused` and `converted`; `late`, if we had no time to judge or convert; `busy`, if there was no
+place for it; `malformed`, if it was nothing that can be answered; `broken` for all else: cut off, or our own error.
+"""
+
+_Answered: TypeAlias = tuple[str, bytes]
+"""How a request ended, and the body of the answer."""
+
+_Webhook: TypeAlias = Callable[[web.BaseRequest], Awaitable[_Answered]]
+
+_ENDS: Final = {503: "busy", 504: "late"}
+
 DEFAULTS: Final = Limits()
 VALIDATE: Final = "/validate"
 _UNUSED: Final = 15.0
@@ -61,15 +75,19 @@ class WebhookServer:
     """Serves admission and (if asked for) conversion; `use` gives it a certificate, without one nobody connects."""
 
     def __init__(
-        self, judge: validate.Judge | None = None, *, converts: bool = False, limits: Limits = DEFAULTS
+        self,
+        judge: validate.Judge | None = None,
+        reviewed: Reviewed | None = None,
+        *,
+        converts: bool = False,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self.judge = judge
         self.path = ""
         """The path on which the judge is asked; on others below `/validate` an object is judged by itself alone.
 
         Such a path may be the right one of a replica that holds another authority (faults.md F37)."""
-        self.answered: Counter[str] = Counter()
-        """How many reviews ended as `validate allowed`, `validate refused`, `validate late`, `convert`, `malformed`."""
+        self._reviewed = reviewed
         self._converts = converts
         self._limits = limits
         self._present: ssl.SSLContext | None = None
@@ -159,34 +177,33 @@ class WebhookServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection, loop = request.protocol, asyncio.get_running_loop()
         self._busy[connection] += 1
+        began, end = loop.time(), "broken"
+        webhook, answer = self._route(request.path)
         try:
-            return await self._answer(request)
+            end, body = await _asked(request, answer)
+            return web.Response(body=body, content_type="application/json")
         except envelope.MalformedError as error:
-            self.answered["malformed"] += 1
+            end = _ENDS.get(error.status, "malformed")
             response = web.Response(status=error.status, text=str(error))
             response.force_close()
             return response
         finally:
             self._busy[connection] -= 1
             self._used[connection] = loop.time()
+            if self._reviewed is not None:
+                self._reviewed(webhook, end, loop.time() - began)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        routes: dict[str, Callable[[web.BaseRequest], Awaitable[bytes]]] = {VALIDATE: self._validate}
-        path = request.path.encode(errors="surrogatepass")
-        if self.path and hmac.compare_digest(path, self.path.encode()):
-            routes[request.path] = partial(self._validate, judge=self.judge)
-        elif request.path.rpartition("/")[0] == VALIDATE:
-            routes[request.path] = self._validate
-        if self._converts:
-            routes["/convert"] = self._convert
-        answer = routes.get(request.path)
-        if answer is None:
-            raise envelope.MalformedError("there is nothing here", 404)
-        if request.method != "POST":
-            raise envelope.MalformedError("a review is sent by POST", 405)
-        return web.Response(body=await answer(request), content_type="application/json")
+    def _route(self, path: str) -> tuple[str, _Webhook | None]:
+        """Return which webhook a path is of, and who answers there."""
+        if self.path and hmac.compare_digest(path.encode(errors="surrogatepass"), self.path.encode()):
+            return "validate", partial(self._validate, judge=self.judge)
+        if VALIDATE in {path, path.rpartition("/")[0]}:
+            return "validate", self._validate
+        if path == "/convert" and self._converts:
+            return "convert", self._convert
+        return "none", None
 
-    async def _validate(self, request: web.BaseRequest, judge: validate.Judge | None = None) -> bytes:
+    async def _validate(self, request: web.BaseRequest, judge: validate.Judge | None = None) -> _Answered:
         body = await self._body(request, envelope.MAX_ADMISSION, self._admissions)
         try:
             asked = await asyncio.to_thread(envelope.request_of, body, validate.KIND, envelope.MAX_ADMISSION)
@@ -194,26 +211,25 @@ class WebhookServer:
             judging = loop.run_in_executor(self._threads, validate.answered, asked, judge)
             try:
                 response = await asyncio.wait_for(judging, self._limits.judging)
-                self.answered["validate allowed" if response["allowed"] else "validate refused"] += 1
+                end = "allowed" if response["allowed"] else "refused"
             except TimeoutError:
-                self.answered["validate late"] += 1
+                end = "late"
                 response = validate.passed(asked["uid"], "smi-adapter had no time to check this object")
-            return envelope.answer(validate.KIND, response)
+            return end, envelope.answer(validate.KIND, response)
         finally:
             self._admissions.release()
 
-    async def _convert(self, request: web.BaseRequest) -> bytes:
+    async def _convert(self, request: web.BaseRequest) -> _Answered:
         body = await self._body(request, envelope.MAX_CONVERSION, self._conversions)
         try:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._converters, convert.review, body)
-            answer = await asyncio.wait_for(work, self._limits.converting)
+            converted, answer = await asyncio.wait_for(work, self._limits.converting)
         except TimeoutError as error:
             raise envelope.MalformedError("the conversion took too long", 504) from error
         finally:
             self._conversions.release()
-        self.answered["convert"] += 1
-        return answer
+        return "converted" if converted else "refused", answer
 
     async def _body(self, request: web.BaseRequest, most: int, places: asyncio.Semaphore) -> bytes:
         """Read a body with a place taken for it; on an error the place is free again."""
@@ -234,6 +250,14 @@ class WebhookServer:
         except BaseException:
             places.release()
             raise
+
+
+async def _asked(request: web.BaseRequest, webhook: _Webhook | None) -> _Answered:
+    if webhook is None:
+        raise envelope.MalformedError("there is nothing here", 404)
+    if request.method != "POST":
+        raise envelope.MalformedError("a review is sent by POST", 405)
+    return await webhook(request)
 
 
 async def _read(request: web.BaseRequest, most: int) -> bytes:

@@ -10,7 +10,7 @@ from smi_adapter import crds
 from smi_adapter.cluster.client import Client
 from smi_adapter.findings import Finding
 from smi_adapter.webhooks.keeper import FileKeeper, Keeper, Places, SecretKeeper
-from smi_adapter.webhooks.server import WebhookServer, path_of
+from smi_adapter.webhooks.server import Reviewed, WebhookServer, path_of
 from smi_adapter.webhooks.validate import Judge
 
 
@@ -32,8 +32,10 @@ class Webhooks:
     `left`: see `Lease.left`.
     """
 
-    def __init__(self, client: Client, options: WebhookOptions, judge: Judge, left: Callable[[], float]) -> None:
-        self.server = WebhookServer(judge, converts=options.converts)
+    def __init__(
+        self, client: Client, options: WebhookOptions, judge: Judge, left: Callable[[], float], reviewed: Reviewed
+    ) -> None:
+        self.server = WebhookServer(judge, reviewed, converts=options.converts)
         self._keeper: Keeper
         if options.folder:
             self._keeper = FileKeeper(Path(options.folder), self.server)

@@ -77,7 +77,7 @@ async def test_kubectl_shows_why_an_object_is_refused(replica: Replica, world: W
     assert "spec.matches[0].headers.x-beta" in done.stderr
     assert "SMI0201" in done.stderr
     assert "RE2" in done.stderr
-    assert replica.server.answered["validate refused"] >= 2
+    assert replica.ends["validate", "refused"] >= 2
 
 
 async def test_kubectl_shows_the_findings_of_analyze_as_warnings(replica: Replica, world: World) -> None:
@@ -323,6 +323,10 @@ async def test_the_controller_serves_its_webhook_and_goes_on_with_its_certificat
             )
             secret = await asyncio.to_thread(plane.get, f"/api/v1/namespaces/{world.namespace}/secrets/{SECRET}")
             shown.add(secret["data"]["tls.crt"])
+            labels = {"webhook": "validate", "result": "allowed"}
+            counted = controller.metrics.registry.get_sample_value("smi_adapter_webhook_requests_total", labels)
+            assert counted is not None
+            assert counted >= 1
     assert len(shown) == 1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,8 +45,11 @@ class Replica:
     places: Places
     lives: Lives = field(default_factory=Lives)
     leads: bool = True
+    ends: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many requests to which webhook ended how."""
 
     def __post_init__(self) -> None:
+        self.server._reviewed = self._count
         self.keeper = SecretKeeper(
             self.client,
             self.places,
@@ -53,6 +57,9 @@ class Replica:
             lambda: 10.0 if self.leads else 0.0,
             lives=self.lives,
         )
+
+    def _count(self, webhook: str, end: str, _seconds: float) -> None:
+        self.ends[webhook, end] += 1
 
     async def kubectl(self, *arguments: str, stdin: str | None = None) -> Any:
         return await asyncio.to_thread(self.plane.kubectl, *arguments, stdin=stdin, check=False)

@@ -25,7 +25,7 @@ from smi_adapter.backends.envoy.bootstrap import Local, ServiceAccountToken, boo
 from smi_adapter.cluster.client import Client
 from smi_adapter.cluster.source import ClusterSource
 from smi_adapter.controller import Controller, Ports
-from smi_adapter.settings import Settings
+from smi_adapter.settings import Settings, judged
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.program import Program
 from tests.live.apps import Reply, get
@@ -215,7 +215,7 @@ def settings(plane: ControlPlane, **more: Any) -> Settings:
     """Return settings of a controller whose ports are free ones at an address of the cluster."""
     host = plane.addresses.next()
     given = {"xds_address": f"{host}:18000", "health_address": f"{host}:8080", "authority_secret": "smi-adapter-ca"}
-    return Settings.model_validate({**given, **more})
+    return judged({**given, **more})
 
 
 class Replica:

@@ -24,7 +24,7 @@ import yaml
 
 from smi_adapter import app, decode
 from smi_adapter.backends import Manifests, XdsConfig, load
-from smi_adapter.delivery.xds.dump import readable
+from smi_adapter.delivery.readable import readable
 from smi_adapter.dump import plain
 from smi_adapter.evaluate import Request, as_data, evaluate
 from smi_adapter.findings import Finding, Ref, by_severity_then_object

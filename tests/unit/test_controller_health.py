@@ -45,7 +45,7 @@ def view() -> View:
 def replica(view: View) -> Controller:
     client: Any = SimpleNamespace(namespace="smi-system", account="")
     source: Any = view
-    made = Controller(Settings.model_validate({}), client, source)
+    made = Controller(Settings(), client, source)
     served: Any = object()
     made.compiled = served
     return made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,78 @@ def test_a_command_is_there_without_heavy_imports(command: str) -> None:
     loaded = done.stdout.splitlines()[-1]
     assert "Usage:" in done.stdout
     assert not [name for name in HEAVY if f"'{name}'" in loaded]
+
+
+BOOKSTORE = ("-f", "examples/bookstore")
+NOWHERE = "http://127.0.0.1:1"
+SERVERS = {*HEAVY, "asyncio", "watchfiles", "prometheus_client"} - {"google.protobuf"}
+
+
+def _loaded_by(*command: str, **environment: str) -> tuple[int, set[str]]:
+    """Run a command in a process of its own, and return its exit code and all modules that it came to need."""
+    script = (
+        "import sys; from smi_adapter.cli import run; code = run(sys.argv[1:]);"
+        "print(code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+    )
+    code, *loaded = done.stderr.splitlines()[-1].split()
+    return int(code), set(loaded)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("--version",),
+        ("completion", "fish"),
+        ("backends",),
+        ("analyze", *BOOKSTORE),
+        ("explain", *BOOKSTORE, "--from", "bookstore/bookbuyer", "--to", "bookstore/bookstore:14001"),
+        ("translate", *BOOKSTORE, "--to", "mesh"),
+        ("translate", *BOOKSTORE, "--to", "envoy"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_looks_at_files_loads_no_server_client_or_schema_engine(command: tuple[str, ...]) -> None:
+    code, loaded = _loaded_by(*command)
+    assert code == 0
+    assert not loaded & (SERVERS | {"pydantic"})
+
+
+def test_without_the_envoy_backend_nothing_of_protobuf_is_loaded() -> None:
+    code, loaded = _loaded_by("analyze", *BOOKSTORE, "--fail-on", "never", SMI_ADAPTER_BACKEND="gateway_api")
+    assert code == 0
+    assert not loaded & {"google.protobuf", "smi_adapter.envoy_api", "smi_adapter.backends.envoy"}
+    assert "smi_adapter.backends.envoy" in _loaded_by("analyze", *BOOKSTORE)[1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("get", "splits"), ("check",), ("describe", "split", "it"), ("diff", *BOOKSTORE), ("bug-report",)],
+    ids=" ".join,
+)
+def test_a_command_that_asks_a_cluster_is_no_server_and_loads_a_backend_only_to_compile(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "config"
+    cluster = {"name": "it", "cluster": {"server": NOWHERE}}
+    context = {"name": "it", "context": {"cluster": "it", "user": "it"}}
+    kubeconfig.write_text(
+        json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [cluster], "contexts": [context], "users": [{"name": "it", "user": {}}],
+        })
+    )  # fmt: skip
+    code, loaded = _loaded_by(*command, "--kubeconfig", str(kubeconfig))
+    assert code == 3, "there is no cluster"
+    assert not loaded & ({*HEAVY, "watchfiles", "pydantic"} - {"kubernetes_asyncio", "aiohttp"})
+    assert "aiohttp" in loaded
 
 
 def test_a_command_s_name_is_completed_without_any_command() -> None:

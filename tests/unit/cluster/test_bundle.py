@@ -37,7 +37,7 @@ async def test_f37_replicas_with_different_authorities_do_not_fight_over_the_bun
 ) -> None:
     monkeypatch.setattr(bundle, "LOOK", 0.0)
     api: Any = Api()
-    issuing = Issuing(Settings.model_validate({}), api)
+    issuing = Issuing(Settings(), api)
     authority: Any = SimpleNamespace(bundle=b"in memory")
     issuing.authority, issuing.problem = authority, "the Secret holds another authority"
     looks = 0

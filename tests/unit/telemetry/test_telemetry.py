@@ -103,6 +103,7 @@ def test_every_metric_is_documented_and_nothing_else_is() -> None:
     )  # fmt: skip
     metrics = Metrics(lambda: reading)
     metrics.answered("RDS", 0.1, refused=True)
+    metrics.reviewed("validate", "allowed", 0.1)
     found = {
         (sample.name if family.type == "counter" else family.name, tuple(sample.labels))
         for family in metrics.registry.collect()

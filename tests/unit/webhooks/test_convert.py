@@ -44,7 +44,8 @@ def versions_of(raw: dict[str, Any]) -> list[str]:
 def review(objects: list[Any], wanted: str) -> Any:
     asked = {"uid": "u", "desiredAPIVersion": wanted, "objects": objects}
     body = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "request": asked}
-    answer = json.loads(convert.review(json.dumps(body).encode()))
+    _, text = convert.review(json.dumps(body).encode())
+    answer = json.loads(text)
     assert answer["kind"] == "ConversionReview"
     assert answer["response"]["uid"] == "u"
     return answer["response"]

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 
 from smi_adapter.findings import Finding, Ref, finding
+from smi_adapter.telemetry import Metrics, Reading
 from smi_adapter.webhooks import certificates
 from smi_adapter.webhooks import server as server_module
 from smi_adapter.webhooks.certificates import Certificates, Lives, expiry
@@ -24,13 +25,13 @@ from smi_adapter.webhooks.keeper import FileKeeper
 from smi_adapter.webhooks.server import Limits, WebhookServer
 
 NAMES = ("localhost",)
-SPLIT = {
+SPLIT: dict[str, Any] = {
     "apiVersion": "split.smi-spec.io/v1alpha4",
     "kind": "TrafficSplit",
     "metadata": {"name": "it", "namespace": "shop"},
     "spec": {"service": "web", "backends": [{"service": "web-v1", "weight": 1}]},
 }
-REVIEW = {
+REVIEW: dict[str, Any] = {
     "apiVersion": "admission.k8s.io/v1",
     "kind": "AdmissionReview",
     "request": {"uid": "u", "operation": "CREATE", "object": SPLIT},
@@ -49,6 +50,12 @@ class Running:
     def __init__(self, server: WebhookServer, port: int, held: Certificates) -> None:
         self.server, self.port, self.held = server, port, held
         self.url = f"https://localhost:{port}"
+        self.metrics = Metrics(Reading)
+        server._reviewed = self.metrics.reviewed
+
+    def ended(self, webhook: str, result: str) -> float:
+        labels = {"webhook": webhook, "result": result}
+        return self.metrics.registry.get_sample_value("smi_adapter_webhook_requests_total", labels) or 0.0
 
     async def post(self, body: Any = REVIEW, path: str = "/validate", **options: Any) -> tuple[int, Any]:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -76,7 +83,6 @@ async def test_a_review_is_answered(running: Running) -> None:
     status, answer = await running.post()
     assert status == 200
     assert answer["response"] == {"uid": "u", "allowed": True}
-    assert running.server.answered["validate allowed"] == 1
 
 
 async def test_what_the_world_says_is_told_on_a_path_that_only_the_api_server_knows() -> None:
@@ -194,6 +200,55 @@ async def idle(one: Running, number: int) -> list[tuple[asyncio.StreamReader, as
     ]
 
 
+async def test_every_request_is_counted_once_by_how_it_ended() -> None:
+    def judge(raw: Any) -> tuple[Finding, ...]:
+        if raw["metadata"]["name"] == "slow":
+            time.sleep(0.5)
+        return ()
+
+    limits = Limits(admissions=1, judging=0.05, reading=0.3)
+    one = await started(WebhookServer(judge, converts=True, limits=limits))
+    one.server.path = path = server_module.path_of(b"key")
+
+    def review(name: str, **spec: Any) -> Any:
+        changed = {**SPLIT, "metadata": {"name": name, "namespace": "shop"}, "spec": {**SPLIT["spec"], **spec}}
+        return {**REVIEW, "request": {**REVIEW["request"], "object": changed}}
+
+    def conversion(wanted: str) -> Any:
+        request = {"uid": "u", "desiredAPIVersion": wanted, "objects": [SPLIT]}
+        return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "request": request}
+
+    await one.post(review("good"), path)
+    await one.post(review("bad", backends=[{"service": "v1", "weight": -1}]))
+    await one.post(review("slow"), path)
+    await one.post(b"{}")
+    await one.post(conversion("split.smi-spec.io/v1alpha1"), "/convert")
+    await one.post(conversion("split.smi-spec.io/v9"), "/convert")
+    await one.post(b"{}", "/metrics")
+    head = b"POST /validate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    [(_, cut)] = await idle(one, 1)
+    cut.write(head)
+    async with asyncio.timeout(30):
+        while not one.server._busy.total():  # noqa: ASYNC110 - until it is being read
+            await asyncio.sleep(0.001)
+        cut.transport.abort()
+        while not one.ended("validate", "broken"):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    await one.server._admissions.acquire()
+    assert (await one.post())[0] == 503
+
+    ends = {
+        ("validate", "allowed"), ("validate", "refused"), ("validate", "late"), ("validate", "malformed"),
+        ("validate", "broken"), ("validate", "busy"), ("convert", "converted"), ("convert", "refused"),
+        ("none", "malformed"),
+    }  # fmt: skip
+    assert {end: one.ended(*end) for end in ends} == dict.fromkeys(ends, 1.0)
+    for webhook, number in (("validate", 6.0), ("convert", 2.0), ("none", 1.0)):
+        name = "smi_adapter_webhook_seconds_count"
+        assert one.metrics.registry.get_sample_value(name, {"webhook": webhook}) == number
+    await one.server.stop(1.0)
+
+
 async def test_connections_are_limited() -> None:
     one = await started(WebhookServer(limits=Limits(connections=3)))
     open_ones = await idle(one, 3)
@@ -273,8 +328,8 @@ async def test_certificates_are_swapped_under_parallel_handshakes(running: Runni
     for swap in range(20):
         held = sets[swap % len(sets)]
         running.server.use(held.serving.certificate, held.serving.private_key)
-        before = running.server.answered.total()
-        while running.server.answered.total() < before + 2:
+        before = running.ended("validate", "allowed")
+        while running.ended("validate", "allowed") < before + 2:
             await asyncio.sleep(0.001)
             assert not any(one.done() for one in clients)
     stop.set()

@@ -1,6 +1,7 @@
 """An XdsConfig in words: what `translate --to envoy` prints and what golden files hold.
 
-Slow and readable; the bytes that proxies get come from `chunks.py` alone.
+Slow and readable; the bytes that proxies get come from `xds/chunks.py` alone. It stands beside that package because
+who prints needs no server, and gRPC takes its time to start.
 """
 
 from __future__ import annotations
