@@ -51,6 +51,10 @@ class Settings(BaseModel):
     )
     certificate_seconds: int = Field(86_400, ge=60, description="life of a workload's certificate, in seconds")
 
+    log_requests: bool = Field(
+        default=False, description="without a cluster: whether proxies log requests that went well, too"
+    )
+
     # What follows is for a cluster.
     namespaces: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
         (), description="the only namespaces to look at, with rights in these alone; none: all"
