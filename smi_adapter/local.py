@@ -242,7 +242,11 @@ class LocalMesh:
         roots = self._authority.bundle.decode()
         control = envoy_bootstrap.ControlPlane("127.0.0.1", self._port, self._own, roots)
         credential = envoy_bootstrap.WatchedKeyPair(str(sds), str(keys))
-        local = envoy_bootstrap.Local(admin="127.0.0.1:0", source_address=pod.address)
+        local = envoy_bootstrap.Local(
+            admin="127.0.0.1:0",
+            source_address=pod.address,
+            log_every_request=self._options.settings.log_requests,
+        )
         return envoy_bootstrap.bootstrap(pod.meta.key, control, credential, local)
 
     # ---------------------------------------------------------------------------------------------------- status

@@ -7,7 +7,7 @@ All pods of a namespace share it, because who a proxy is comes from its token al
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import yaml
@@ -27,6 +27,7 @@ ADMIN: Final = "/tmp/smi-adapter-admin.sock"  # noqa: S108 - in the proxy's own 
 @cluster.installation_options
 @click.option("--port", default=18000, show_default=True, help="Port for proxies.")
 @click.option("--metrics", default="0.0.0.0:15090", show_default=True, help="Where the proxy shows its metrics.")
+@click.option("--log-requests", is_flag=True, help="The proxy logs requests that went well, too.")
 @cluster.cluster_options
 def bootstrap(
     namespace: str,
@@ -34,6 +35,7 @@ def bootstrap(
     release: str | None,
     port: int,
     metrics: str,
+    log_requests: bool,
     access: cluster.Access,
 ) -> int:
     """Print the ConfigMap `smi-adapter-proxy`, from which the Envoys of a namespace start; changes nothing.
@@ -50,7 +52,8 @@ def bootstrap(
             f"ConfigMap {home}/{name}-ca holds no root certificates: is that where the controller runs "
             "(--controller-namespace, --release), and did it start yet?"
         )
-    data = {**_files(f"{name}-xds.{home}.svc", port, metrics), "ca.crt": roots}
+    local = {"admin": ADMIN, "metrics": metrics, "log_every_request": log_requests}
+    data = {**_files(f"{name}-xds.{home}.svc", port, local), "ca.crt": roots}
     metadata = {"name": "smi-adapter-proxy", "namespace": namespace}
     click.echo(yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}), nl=False)
     return 0
@@ -70,12 +73,12 @@ async def _roots(client: Client, namespace: str, name: str) -> str:
     return str((found.get("data") or {}).get(CERTIFICATES, ""))
 
 
-def _files(server: str, port: int, metrics: str) -> dict[str, str]:
+def _files(server: str, port: int, local: dict[str, Any]) -> dict[str, str]:
     from smi_adapter.backends.envoy import bootstrap as envoy  # noqa: PLC0415 - not needed for help
 
     control = envoy.ControlPlane(server, port, server, f"{FOLDER}/ca.crt", roots_file=True)
     credential = envoy.ServiceAccountToken(f"{FOLDER}/token.json", TOKEN)
-    made = envoy.bootstrap(("", ""), control, credential, envoy.Local(admin=ADMIN, metrics=metrics))
+    made = envoy.bootstrap(("", ""), control, credential, envoy.Local(**local))
     del made["node"]  # a flag of Envoy says which pod it is
     token = envoy.token_file(f"{TOKEN}/token")
     return {"envoy.json": json.dumps(made, indent=1), "token.json": json.dumps(token)}

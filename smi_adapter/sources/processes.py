@@ -33,7 +33,7 @@ from smi_adapter.sources.controllers import HOST
 
 ENVOY_FLAGS = (
     *("--disable-hot-restart", "--concurrency", "1", "-l", "warning", "--drain-time-s", "5"),
-    *("--file-flush-interval-msec", "100", "--reject-unknown-dynamic-fields"),
+    *("--file-flush-interval-msec", "1000", "--reject-unknown-dynamic-fields"),
 )
 INHERITED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
 """The variables of our own environment that an application gets; credentials are not among them."""

@@ -77,12 +77,12 @@ class Fleet:
         assert await self.server.settled(SETTLE, len(self.envoys)), self.server.proxies()
         assert not self.told, self.told
 
-    async def start(self, workload: Workload) -> EnvoyProcess:
-        """Start a workload's proxy; its Mesh must have been published."""
+    async def start(self, workload: Workload, *, every_request: bool = True) -> EnvoyProcess:
+        """Start a workload's proxy; its Mesh must have been published. `every_request`: has a line in its log."""
         pair = self.issuer.key_pair(workload.identity, time.time())
         control = ControlPlane("127.0.0.1", self.port, ADAPTER, self.roots.decode())
         credential = ClientCertificate(pair.certificate.decode(), pair.private_key.decode())
-        local = Local(source_address=workload.instances[0].address)
+        local = Local(source_address=workload.instances[0].address, log_every_request=every_request)
         envoy = EnvoyProcess.start(
             bootstrap(workload.key, control, credential, local), flags=("--reject-unknown-dynamic-fields",)
         )

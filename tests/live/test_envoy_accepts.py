@@ -152,13 +152,15 @@ async def test_the_forms_for_a_cluster_are_taken(town: Town) -> None:
 
 
 async def test_a_log_of_refusals_alone_leaves_nothing_out(town: Town) -> None:
-    quiet = EnvoyBackend(access_log=AccessLog(every_request=False))
+    name = proxy("v1")
+    town.fleet.envoys.pop(name).stop()
+    await town.fleet.start(town.fleet.mesh.workloads[name], every_request=False)
     audited = (rule([CLIENT], [match("/ok")]),)
     await town.publish(web())
     for mode, refused in ((AccessMode.ENFORCE, "/denied"), (AccessMode.AUDIT, "/would-be")):
         pods = workloads(audited, (), mode=mode)
         world = replace(meshes.mesh(web(), pods), trust=town.fleet.mesh.trust)
-        town.fleet.server.publish(quiet.render(world))
+        town.fleet.server.publish(BACKEND.render(world))
         town.fleet.config = None
         await town.fleet.settle()
         # A connection of its own: those of the callers' proxies are still on the old chain, which drains.

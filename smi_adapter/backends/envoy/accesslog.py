@@ -4,6 +4,9 @@ A request's line comes from the HTTP connection manager, a connection's line fro
 handshake shows (`tls_failure`), which is how a TCP client that may not connect is turned away. Envoy escapes every
 value as JSON, so a header cannot forge a line. The path is logged without its query, which may hold secrets.
 
+Of requests, those that failed or were refused are logged, in audit mode those that would have been. A line costs a
+fifth of a request, so all of them only where the proxy's own bootstrap asks for it (docs/adr/0027).
+
 `details` and `policy` name the reason of a denial: `rbac_access_denied_matched_policy[none]`, or the TrafficTarget and
 rule that permitted the request; in audit mode `would_be` says what enforce mode would have done.
 """
@@ -56,7 +59,10 @@ _TCP: Final[Mapping[str, str]] = {
 }
 
 
-_STATUS: Final[Fields] = {"op": "GE", "value": {"default_value": 400, "runtime_key": "smi_adapter.log_from"}}
+LOG_FROM: Final = "smi_adapter.log_from"
+"""The runtime value of a proxy that says from which HTTP status on requests are logged; from 0: all of them."""
+
+_STATUS: Final[Fields] = {"op": "GE", "value": {"default_value": 400, "runtime_key": LOG_FROM}}
 _WOULD_BE_DENIED: Final[Fields] = {
     "filter": "envoy.filters.http.rbac",
     "path": [{"key": "shadow_engine_result"}],
@@ -77,14 +83,13 @@ _REFUSED: Final[Fields] = {
 
 @dataclass(frozen=True, slots=True)
 class AccessLog:
-    """Where lines go (a file of the proxy's machine; "" for nowhere), and whether requests that went well get one."""
+    """Where lines go: a file of the proxy's machine; "" for nowhere."""
 
     path: str = "/dev/stdout"
-    every_request: bool = True
 
     def of_requests(self, listener: str, reason: str = "") -> list[Fields]:
         """Return the access log of a connection manager; `reason` is a fixed word on why all of it is denied."""
-        return self._log(listener, {**_REQUEST, **_reason(reason)}, {} if self.every_request else _REFUSED)
+        return self._log(listener, {**_REQUEST, **_reason(reason)}, _REFUSED)
 
     def of_connections(self, listener: str, reason: str = "") -> list[Fields]:
         """Return the access log of a Listener or a UDP proxy: one line when a connection or session ends."""
