@@ -199,6 +199,7 @@ class LocalMesh:
                 self._reporting.tell(self.findings(), acknowledged)
                 cost = time.monotonic() - begun
                 at = begun + max(_LOOK, 20 * cost)  # of very many objects less often
+                await asyncio.sleep(_REPORT)  # what comes meanwhile is told together
             self._ledger.write(self._store, every=_REMEMBER)
 
     async def _rotate(self) -> None:

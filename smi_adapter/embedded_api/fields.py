@@ -21,8 +21,8 @@ Leaves: TypeAlias = Mapping[Path, Any]
 FILES = "files"
 """The manager of whatever was written into a file by hand."""
 
-_IDENTITY = frozenset({"f:apiVersion", "f:kind", "f:status"})
-_METADATA = frozenset({"f:labels", "f:annotations", "f:ownerReferences", "f:finalizers"})
+_UNOWNED = frozenset({"apiVersion", "kind", "status", "metadata"})
+_METADATA = frozenset({"labels", "annotations", "ownerReferences", "finalizers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,14 @@ class Manager:
 def leaves(value: Any, *, keyed: bool) -> dict[Path, Any]:
     """Return every value of an object that can have an owner, by path; `keyed`: lists by key are taken apart."""
     found: dict[Path, Any] = {}
-    _collect(value, (), "", found, keyed=keyed)
-    return {
-        path: one
-        for path, one in found.items()
-        if path and path[0] not in _IDENTITY and (path[0] != "f:metadata" or (len(path) > 1 and path[1] in _METADATA))
-    }
+    for name, one in value.items() if isinstance(value, Mapping) else ():
+        if name == "metadata" and isinstance(one, Mapping):
+            kept = {part: some for part, some in one.items() if part in _METADATA}
+            if kept:
+                _collect(kept, ("f:metadata",), name, found, keyed=keyed)
+        elif name not in _UNOWNED:
+            _collect(one, (f"f:{name}",), name, found, keyed=keyed)
+    return found
 
 
 def _collect(value: Any, path: Path, field: str, found: dict[Path, Any], *, keyed: bool) -> None:

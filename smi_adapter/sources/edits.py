@@ -69,6 +69,8 @@ def _without(text: str, value: Any, item: int | None) -> str:
     """Return what is left of a document: comments behind it that an empty line sets apart."""
     if item is not None and len(value["items"]) > 1:
         return edited(text, value, {**value, "items": [one for at, one in enumerate(value["items"]) if at != item]})
+    if "#" not in text:
+        return ""
     rest = text[content_end(text) :]
     _, gap, comments = rest.partition("\n\n")
     return f"\n{comments}" if gap and "#" in comments else ""

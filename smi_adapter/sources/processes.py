@@ -128,7 +128,9 @@ class LocalRuntime:
                     self._services[ref.namespace, ref.name] = form
         for ref, raw in batch.items():
             if (ref.group, ref.kind) == ("", "Pod"):
-                self._want((ref.namespace, ref.name), self._plan(ref, raw) if raw is not None else None)
+                runner = self._runners.get((ref.namespace, ref.name))
+                if raw is None or runner is None or runner.plan.identity != _identity(raw):
+                    self._want((ref.namespace, ref.name), self._plan(ref, raw) if raw is not None else None)
 
     def ready(self) -> Mapping[Key, bool]:
         """Return which Pods are ready; one that is not named is not."""
@@ -161,8 +163,6 @@ class LocalRuntime:
                 folders.append(container.working_dir or "")
         if problems := tuple(item for started in found for item in started.problems):
             self._problems[key] = problems
-        annotations = {name: text for name, text in (form.metadata.annotations or {}).items() if name != DIAL}
-        identity = (raw.get("spec"), form.metadata.labels, annotations, pod.address, pod.app_address)
         dialled = tuple(
             (address, port.port)
             for service, address in sorted(pod.dial.items())
@@ -170,12 +170,10 @@ class LocalRuntime:
             for port in known.spec.ports or ()
             if port.protocol in {None, "TCP"}
         )
-        return _Plan(pod, identity, tuple(found), tuple(folders), dialled)
+        return _Plan(pod, _identity(raw), tuple(found), tuple(folders), dialled)
 
     def _want(self, key: Key, plan: _Plan | None) -> None:
         runner = self._runners.get(key)
-        if runner is not None and plan is not None and runner.plan.identity == plan.identity:
-            return
         if runner is not None:
             del self._runners[key]
             stopping = asyncio.create_task(runner.stop(drain=DRAIN))
@@ -189,6 +187,18 @@ class LocalRuntime:
         else:
             self._problems.pop(key, None)
         self._changed()
+
+
+def _identity(raw: RawObject) -> tuple[object, ...]:
+    """Return what of a Pod its processes are made from: not where it dials, which every new Service changes."""
+    metadata, status = _part(raw, "metadata"), _part(raw, "status")
+    annotations = {name: text for name, text in _part(metadata, "annotations").items() if name != DIAL}
+    return (raw.get("spec"), _part(metadata, "labels"), annotations, status.get("podIP"), status.get("hostIP"))
+
+
+def _part(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = raw.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 class _Runner:
