@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -375,11 +376,9 @@ def _first_line(path: Path) -> str:
 
 async def _connects(address: str, port: int) -> bool:
     try:
-        async with asyncio.timeout(ANSWER):
-            _, writer = await asyncio.open_connection(address, port)
+        await _asked(address, port)
     except (OSError, TimeoutError):
         return False
-    writer.close()
     return True
 
 
@@ -387,14 +386,23 @@ async def _envoy_answers(admin: Path) -> bool:
     """Ask an Envoy on its admin port whether it has its configuration and serves."""
     try:
         address = _first_line(admin)
-        async with asyncio.timeout(ANSWER):
-            if address.startswith("/"):
-                reader, writer = await asyncio.open_unix_connection(address)
-            else:
-                host, _, port = address.rpartition(":")
-                reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            with contextlib.closing(writer):
-                writer.write(b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")
-                return b" 200 " in await reader.readline()
+        host, _, port = (address, "", "0") if address.startswith("/") else address.rpartition(":")
+        question = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
+        answer = await _asked(host.strip("[]"), int(port), question)
     except (OSError, TimeoutError, ValueError):
         return False
+    return b" 200 " in answer.partition(b"\n")[0]
+
+
+async def _asked(host: str, port: int, question: bytes = b"") -> bytes:
+    """Connect, ask, and return how the answer begins; without transport and streams, as every Pod is asked for ever."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as link:
+        link.setblocking(False)
+        async with asyncio.timeout(ANSWER):
+            await loop.sock_connect(link, host if family is socket.AF_UNIX else (host, port))
+            if not question:
+                return b""
+            await loop.sock_sendall(link, question)
+            return await loop.sock_recv(link, 1024)
