@@ -39,9 +39,9 @@ BLIND = 0.2
 """Seconds between two looks where nothing tells of changes: the system's watches are used up, say."""
 RESCAN = 5.0
 """Seconds after which everything is looked at anyway: no notification system is perfect."""
-_STEP = 5
+_STEP = 10
 """Milliseconds between two looks of the watching thread at what the system has told it: each takes the interpreter's
-lock, and with one look a millisecond an idle run used 1 to 2 % of a core for ever."""
+lock, and they are most of what an idle run costs (1 to 2 % of a core with one look a millisecond)."""
 _POLL = 0.002
 _INLINE = 64 * 1024
 _CLAIM_PORT = 61337
