@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -77,10 +77,17 @@ def _item(key: str, item: Mapping[str, Any]) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- owners
-def updated(managers: Iterable[Manager], old: Leaves, new: Leaves, who: Manager) -> tuple[Manager, ...]:
-    """Return the owners after somebody changed an object without applying: what it set is its own alone."""
+def updated(
+    managers: Collection[Manager], old: Leaves, new: Leaves, who: Manager, same: Collection[str] = ()
+) -> tuple[Manager, ...]:
+    """Return the owners after somebody changed an object without applying: what it set is its own alone.
+
+    `same` are first steps below which nothing has changed; leaves below them need not be given.
+    """
     touched = frozenset(path for path, value in new.items() if path not in old or old[path] != value)
     kept = frozenset(new) - touched
+    if same:
+        kept |= {path for one in managers for path in one.paths if path[0] in same}
     others = [replace(one, paths=one.paths & kept) for one in managers if one.key != who.key]
     own = next((one for one in managers if one.key == who.key), None)
     mine = ((own.paths & kept) if own else frozenset()) | touched
