@@ -48,9 +48,9 @@ _log = logging.getLogger(__name__)
 
 _AUTHORITY_LIFE = 10 * 365 * 86_400.0
 _REPORT = 0.1
-"""Seconds between two looks at what proxies have acknowledged."""
+"""Seconds within which what is to be said of several batches and answers of proxies is said together."""
 _LOOK = 0.5
-"""Seconds between two looks at the findings for what came without a batch: of processes and proxies."""
+"""Seconds between two looks at the findings for what came without either: of processes and proxies."""
 _REMEMBER = 2.0
 """Seconds between two writes of what the API remembers for the next run."""
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
@@ -92,7 +92,8 @@ class LocalMesh:
         self._own = f"spiffe://{trust_domain}{_OWN_ACCOUNT}"
         self._authority = _authority(options.state / "ca.pem", trust_domain)
         self._issuer = Issuer(self._authority, options.settings.certificate_seconds)
-        self.server = AdsServer(self._secrets)
+        self._stirred = asyncio.Event()
+        self.server = self.new_server()
         self._network, self._claim = claim_network()
         self.source = DirectorySource(self.path, self._network)
         self.source.set_ready({})  # nothing is ready before the runtime has seen it
@@ -114,6 +115,10 @@ class LocalMesh:
         self._unreported = asyncio.Event()
         bundle = self._authority.bundle
         self._compiler = app.Compiler(app.backend_of(options.settings), app.options_of(options.settings, bundle))
+
+    def new_server(self) -> AdsServer:
+        """Return an xDS server for this run that knows nothing yet."""
+        return AdsServer(self._secrets, on_ack=lambda *_: self._stirred.set())
 
     @property
     def kubeconfig(self) -> Path:
@@ -164,6 +169,7 @@ class LocalMesh:
                 compiled = self.compiled
                 self._reporting.take(batch, compiled.snapshot, compiled.translation.mesh, self._generation)
                 self._unreported.set()
+                self._stirred.set()
             self._say()
             if first:  # what the first sync made lives on: never look at it again for garbage (performance.md, rule 4)
                 gc.collect()
@@ -190,8 +196,9 @@ class LocalMesh:
         acknowledged, at = self.server.acknowledged(), 0.0
         while self._api:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REPORT):
-                    await self._unreported.wait()
+                async with asyncio.timeout(_LOOK):
+                    await self._stirred.wait()
+            self._stirred.clear()
             before, acknowledged = acknowledged, self.server.acknowledged()
             begun = time.monotonic()
             if self._unreported.is_set() or before != acknowledged or begun >= at:
@@ -200,6 +207,7 @@ class LocalMesh:
                 cost = time.monotonic() - begun
                 at = begun + max(_LOOK, 20 * cost)  # of very many objects less often
             self._ledger.write(self._store, every=_REMEMBER)
+            await asyncio.sleep(_REPORT)
 
     async def _rotate(self) -> None:
         """Renew certificates before they expire and send them to who streams with them."""

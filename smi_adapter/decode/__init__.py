@@ -394,5 +394,11 @@ def _dial(text: str) -> dict[Key, str]:
         namespace, slash, name = service.partition("/")
         if not slash:
             raise ValueError(service)
-        found[namespace, name] = str(ip_address(address))
+        found[namespace, name] = _address(address)
     return found
+
+
+@lru_cache(maxsize=_ALIKE)
+def _address(text: str) -> str:
+    """Return an IP address as it is usually written; ValueError if it is none."""
+    return str(ip_address(text))

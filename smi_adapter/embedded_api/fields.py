@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -21,8 +21,8 @@ Leaves: TypeAlias = Mapping[Path, Any]
 FILES = "files"
 """The manager of whatever was written into a file by hand."""
 
-_IDENTITY = frozenset({"f:apiVersion", "f:kind", "f:status"})
-_METADATA = frozenset({"f:labels", "f:annotations", "f:ownerReferences", "f:finalizers"})
+_UNOWNED = frozenset({"apiVersion", "kind", "status", "metadata"})
+_METADATA = frozenset({"labels", "annotations", "ownerReferences", "finalizers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,14 @@ class Manager:
 def leaves(value: Any, *, keyed: bool) -> dict[Path, Any]:
     """Return every value of an object that can have an owner, by path; `keyed`: lists by key are taken apart."""
     found: dict[Path, Any] = {}
-    _collect(value, (), "", found, keyed=keyed)
-    return {
-        path: one
-        for path, one in found.items()
-        if path and path[0] not in _IDENTITY and (path[0] != "f:metadata" or (len(path) > 1 and path[1] in _METADATA))
-    }
+    for name, one in value.items() if isinstance(value, Mapping) else ():
+        if name == "metadata" and isinstance(one, Mapping):
+            kept = {part: some for part, some in one.items() if part in _METADATA}
+            if kept:
+                _collect(kept, ("f:metadata",), name, found, keyed=keyed)
+        elif name not in _UNOWNED:
+            _collect(one, (f"f:{name}",), name, found, keyed=keyed)
+    return found
 
 
 def _collect(value: Any, path: Path, field: str, found: dict[Path, Any], *, keyed: bool) -> None:
@@ -75,10 +77,17 @@ def _item(key: str, item: Mapping[str, Any]) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- owners
-def updated(managers: Iterable[Manager], old: Leaves, new: Leaves, who: Manager) -> tuple[Manager, ...]:
-    """Return the owners after somebody changed an object without applying: what it set is its own alone."""
+def updated(
+    managers: Collection[Manager], old: Leaves, new: Leaves, who: Manager, same: Collection[str] = ()
+) -> tuple[Manager, ...]:
+    """Return the owners after somebody changed an object without applying: what it set is its own alone.
+
+    `same` are first steps below which nothing has changed; leaves below them need not be given.
+    """
     touched = frozenset(path for path, value in new.items() if path not in old or old[path] != value)
     kept = frozenset(new) - touched
+    if same:
+        kept |= {path for one in managers for path in one.paths if path[0] in same}
     others = [replace(one, paths=one.paths & kept) for one in managers if one.key != who.key]
     own = next((one for one in managers if one.key == who.key), None)
     mine = ((own.paths & kept) if own else frozenset()) | touched

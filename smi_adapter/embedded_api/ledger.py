@@ -17,7 +17,7 @@ from typing import Any
 from smi_adapter.decode import RawObject
 from smi_adapter.embedded_api.access import write_private
 from smi_adapter.embedded_api.fields import from_wire, to_wire
-from smi_adapter.embedded_api.store import Book, Remembered, Store, digest
+from smi_adapter.embedded_api.store import Book, Entry, Remembered, Store, digest
 from smi_adapter.findings import Ref
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Ledger:
         self._path = path
         self._written = 0
         self._at = 0.0
-        self._digests: dict[Ref, tuple[RawObject, str]] = {}
+        self._lines: dict[Ref, tuple[RawObject, Book, str]] = {}
 
     def read(self) -> dict[Ref, Remembered]:
         """Return what an earlier run has left."""
@@ -53,30 +53,30 @@ class Ledger:
         if not store.synced or store.revision == self._written or now - self._at < every:
             return
         self._at = now
-        books = [
-            {
-                "ref": [ref.kind, ref.namespace, ref.name, ref.group],
-                "digest": self._digest(ref, entry.raw),
-                "uid": entry.book.uid,
-                "created": entry.book.created,
-                "generation": entry.book.generation,
-                "managers": to_wire(entry.book.managers),
-                "last_applied": entry.book.last_applied,
-            }
-            for ref, entry in sorted(store.everything().items())
-            if ref.kind != "Event"
-        ]
+        entries = {ref: entry for ref, entry in store.everything().items() if ref.kind != "Event"}
+        self._lines = {ref: self._line(ref, entry) for ref, entry in sorted(entries.items())}
+        books = ", ".join(text for _, _, text in self._lines.values())
         try:
-            write_private(self._path, json.dumps({"format": _FORMAT, "books": books}))
+            write_private(self._path, f'{{"format": {_FORMAT}, "books": [{books}]}}')
             self._written = store.revision
         except OSError as error:
             _log.warning("%s can't be written: %s", self._path, error)
 
-    def _digest(self, ref: Ref, raw: RawObject) -> str:
-        known = self._digests.get(ref)
-        if known is None or known[0] is not raw:
-            known = self._digests[ref] = (raw, digest(raw))
-        return known[1]
+    def _line(self, ref: Ref, entry: Entry) -> tuple[RawObject, Book, str]:
+        """Return an object and its book as they are written: as the last time, if they are those of the last time."""
+        known, book = self._lines.get(ref), entry.book
+        if known is not None and known[0] is entry.raw and known[1] is book:
+            return known
+        line = {
+            "ref": [ref.kind, ref.namespace, ref.name, ref.group],
+            "digest": digest(entry.raw),
+            "uid": book.uid,
+            "created": book.created,
+            "generation": book.generation,
+            "managers": to_wire(book.managers),
+            "last_applied": book.last_applied,
+        }
+        return entry.raw, book, json.dumps(line)
 
 
 def _book(one: Mapping[str, Any]) -> Book:

@@ -232,8 +232,12 @@ class Store:
         else:
             book = before.book if before else self.new_book()
         who = Manager(FILES, "Update", str(raw.get("apiVersion", "")), self.now(), frozenset())
-        old = leaves(before.raw, keyed=True) if before else {}
-        managers = updated(book.managers, old, leaves(raw, keyed=True), who)
+        was = before.raw if before else {}
+        same = {name for name, one in raw.items() if was.get(name) is one} if before else set()
+        old, new = (
+            leaves({name: one for name, one in value.items() if name not in same}, keyed=True) for value in (was, raw)
+        )
+        managers = updated(book.managers, old, new, who, {f"f:{name}" for name in same})
         generation = book.generation + (1 if before and differs(before.raw, raw) else 0)
         return replace(book, managers=managers, generation=generation)
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Network
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -72,7 +73,7 @@ class Addresses:
     def text(self, use: Use) -> str:
         """Return the address of a use, "" if the network had none left for it."""
         offset = self.used.get(use)
-        return "" if offset is None else str(self.network.network_address + offset)
+        return "" if offset is None else _text(self.network, offset)
 
     def assign(self, uses: Iterable[Use]) -> Addresses:
         """Give each use an address: the one that it has, or the next free one.
@@ -98,6 +99,12 @@ class Addresses:
             taken.add(given[use])
             cursor += 1
         return Addresses(self.network, MappingProxyType(given), cursor)
+
+
+@lru_cache(maxsize=4096)
+def _text(network: IPv4Network, offset: int) -> str:
+    """Return an address as text; each is asked for again whenever a Service comes or goes."""
+    return str(network.network_address + offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
+import stat
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from ipaddress import IPv4Network
@@ -37,9 +39,9 @@ BLIND = 0.2
 """Seconds between two looks where nothing tells of changes: the system's watches are used up, say."""
 RESCAN = 5.0
 """Seconds after which everything is looked at anyway: no notification system is perfect."""
-_STEP = 5
+_STEP = 10
 """Milliseconds between two looks of the watching thread at what the system has told it: each takes the interpreter's
-lock, and with one look a millisecond an idle run used 1 to 2 % of a core for ever."""
+lock, and they are most of what an idle run costs (1 to 2 % of a core with one look a millisecond)."""
 _POLL = 0.002
 _INLINE = 64 * 1024
 _CLAIM_PORT = 61337
@@ -55,6 +57,7 @@ class DirectorySource:
         self._ready: Mapping[Key, bool] | None = None
         self._stale = True
         self._blind = False
+        self._listed = -math.inf
         self._wake = asyncio.Event()
         self._hints: set[Path] = set()
         self._gone: dict[Path, float] = {}
@@ -128,11 +131,13 @@ class DirectorySource:
 
     async def _watch(self) -> None:
         """Wake the source at every change below the path, whatever it is: what really changed is found by looking."""
-        stop = asyncio.Event()
+        stop, heard = asyncio.Event(), False
         watched = self.path if self.path.is_dir() else self.path.parent
         try:
             async for changes in awatch(watched, watch_filter=None, debounce=1, step=_STEP, stop_event=stop):
                 self._hints |= {Path(path) for _, path in changes}
+                if not heard:
+                    heard, self._listed = True, -math.inf
                 self._wake.set()
         except (OSError, WatchfilesRustInternalError) as error:
             _log.warning("changes of files are looked for %.0f times a second only: %s", 1 / BLIND, error)
@@ -148,25 +153,53 @@ class DirectorySource:
         return min([patience, *([_POLL] if self._writing else []), *([GONE_AFTER / 4] if self._gone else [])])
 
     async def _refresh(self, hints: set[Path]) -> set[Ref]:
-        """Read the files that changed; return the names of the objects that changed with them.
-
-        Hints that name only files which we hold make looking at all the others unnecessary.
-        """
+        """Read the files that changed; return the names of the objects that changed with them."""
         known = self._tree.states
-        near = bool(hints) and not self._gone and all(path in known and files.signature(path) for path in hints)
-        listing = None if near else files.listing(self.path)
-        found = list(hints | self._writing.keys()) if listing is None else listing.paths
+        listing = None if self._near(hints) else files.listing(self.path)
+        if listing is None:
+            looked = hints | self._gone.keys() | self._writing.keys()
+            found = [path for path in looked if files.signature(path)]
+            present = (known.keys() - looked).union(found)
+        else:
+            self._listed = time.monotonic()
+            self._tree.set_closed(listing.closed, self.path)
+            found = listing.paths
+            present = {path for path in known if listing.hides(path)}.union(found)
         changed = [path for path in found if path in hints or self._changed(path)]
         size = sum(now[1] for path in changed if (now := files.signature(path)))
         states = self._read(changed) if size <= _INLINE else await asyncio.to_thread(self._read, changed)
         touched: set[Ref] = set()
         for path, state in states.items():
             touched |= self._tree.put(path, state)
-        if listing is None:
-            return touched
-        self._tree.set_closed(listing.closed, self.path)
-        hidden = {path for path in self._tree.states if listing.hides(path)}
-        return touched | self._forget(hidden.union(found))
+        return touched | self._forget(present)
+
+    def _near(self, hints: set[Path]) -> bool:
+        """Tell whether looking at the files that the hints name is enough; our own temporary ones are dropped.
+
+        All is looked at when a hint may mean a folder or a link, and now and then: what happened before the watch
+        stood, or was not told, is found that way.
+        """
+        if time.monotonic() - self._listed > 0.9 * (BLIND if self._blind else RESCAN):
+            return False
+        hints -= {path for path in hints if edits.is_temporary(path)}
+        return all(self._can_follow(path) for path in hints | self._gone.keys())
+
+    def _can_follow(self, path: Path) -> bool:
+        """Tell whether a path is that of one file, new in a folder that we know, changed or gone, and of nothing more.
+
+        What we may not look at is not gone.
+        """
+        known = self._tree.states
+        try:
+            plain = stat.S_ISREG(path.stat().st_mode)
+        except FileNotFoundError:
+            return path in known and path != self.path and not path.is_symlink()
+        except OSError:
+            return False
+        if path in known or not plain:
+            return plain
+        near = path.parent == self.path or any(path.parent == other.parent for other in known)
+        return near and files.wanted(path, self.path)
 
     def _changed(self, path: Path) -> bool:
         state = self._tree.states.get(path)

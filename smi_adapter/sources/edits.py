@@ -20,6 +20,8 @@ from smi_adapter.sources import files
 from smi_adapter.sources.yaml_edit import content_end, dumped, edited
 from smi_adapter.sources.yaml_text import YamlError, decode_bytes, parse, split
 
+_TEMPORARY = ".new"
+
 
 class EditError(RuntimeError):
     """A file could not be edited; the message names it and says why."""
@@ -27,6 +29,11 @@ class EditError(RuntimeError):
 
 class ChangedError(EditError):
     """The file was changed by somebody else at the same time."""
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether a path is one that a new content has before it replaces the old, and is there no more."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY) and not path.is_symlink() and not path.exists()
 
 
 def put(root: Path, tree: files.Tree, ref: Ref, raw: RawObject) -> Path:
@@ -69,6 +76,8 @@ def _without(text: str, value: Any, item: int | None) -> str:
     """Return what is left of a document: comments behind it that an empty line sets apart."""
     if item is not None and len(value["items"]) > 1:
         return edited(text, value, {**value, "items": [one for at, one in enumerate(value["items"]) if at != item]})
+    if "#" not in text:
+        return ""
     rest = text[content_end(text) :]
     _, gap, comments = rest.partition("\n\n")
     return f"\n{comments}" if gap and "#" in comments else ""
@@ -171,7 +180,7 @@ def _replace(path: Path, data: bytes) -> None:
     if len(data) > files.MAX_BYTES:
         raise EditError(f"{path} would be larger than {files.MAX_BYTES} bytes")
     path = path.resolve()
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,9 @@ class LocalRuntime:
                     self._services[ref.namespace, ref.name] = form
         for ref, raw in batch.items():
             if (ref.group, ref.kind) == ("", "Pod"):
-                self._want((ref.namespace, ref.name), self._plan(ref, raw) if raw is not None else None)
+                runner = self._runners.get((ref.namespace, ref.name))
+                if raw is None or runner is None or runner.plan.identity != _identity(raw):
+                    self._want((ref.namespace, ref.name), self._plan(ref, raw) if raw is not None else None)
 
     def ready(self) -> Mapping[Key, bool]:
         """Return which Pods are ready; one that is not named is not."""
@@ -161,8 +164,6 @@ class LocalRuntime:
                 folders.append(container.working_dir or "")
         if problems := tuple(item for started in found for item in started.problems):
             self._problems[key] = problems
-        annotations = {name: text for name, text in (form.metadata.annotations or {}).items() if name != DIAL}
-        identity = (raw.get("spec"), form.metadata.labels, annotations, pod.address, pod.app_address)
         dialled = tuple(
             (address, port.port)
             for service, address in sorted(pod.dial.items())
@@ -170,12 +171,10 @@ class LocalRuntime:
             for port in known.spec.ports or ()
             if port.protocol in {None, "TCP"}
         )
-        return _Plan(pod, identity, tuple(found), tuple(folders), dialled)
+        return _Plan(pod, _identity(raw), tuple(found), tuple(folders), dialled)
 
     def _want(self, key: Key, plan: _Plan | None) -> None:
         runner = self._runners.get(key)
-        if runner is not None and plan is not None and runner.plan.identity == plan.identity:
-            return
         if runner is not None:
             del self._runners[key]
             stopping = asyncio.create_task(runner.stop(drain=DRAIN))
@@ -189,6 +188,18 @@ class LocalRuntime:
         else:
             self._problems.pop(key, None)
         self._changed()
+
+
+def _identity(raw: RawObject) -> tuple[object, ...]:
+    """Return what of a Pod its processes are made from: not where it dials, which every new Service changes."""
+    metadata, status = _part(raw, "metadata"), _part(raw, "status")
+    annotations = {name: text for name, text in _part(metadata, "annotations").items() if name != DIAL}
+    return (raw.get("spec"), _part(metadata, "labels"), annotations, status.get("podIP"), status.get("hostIP"))
+
+
+def _part(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = raw.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 class _Runner:
@@ -365,11 +376,9 @@ def _first_line(path: Path) -> str:
 
 async def _connects(address: str, port: int) -> bool:
     try:
-        async with asyncio.timeout(ANSWER):
-            _, writer = await asyncio.open_connection(address, port)
+        await _asked(address, port)
     except (OSError, TimeoutError):
         return False
-    writer.close()
     return True
 
 
@@ -377,14 +386,23 @@ async def _envoy_answers(admin: Path) -> bool:
     """Ask an Envoy on its admin port whether it has its configuration and serves."""
     try:
         address = _first_line(admin)
-        async with asyncio.timeout(ANSWER):
-            if address.startswith("/"):
-                reader, writer = await asyncio.open_unix_connection(address)
-            else:
-                host, _, port = address.rpartition(":")
-                reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            with contextlib.closing(writer):
-                writer.write(b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")
-                return b" 200 " in await reader.readline()
+        host, _, port = (address, "", "0") if address.startswith("/") else address.rpartition(":")
+        question = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
+        answer = await _asked(host.strip("[]"), int(port), question)
     except (OSError, TimeoutError, ValueError):
         return False
+    return b" 200 " in answer.partition(b"\n")[0]
+
+
+async def _asked(host: str, port: int, question: bytes = b"") -> bytes:
+    """Connect, ask, and return how the answer begins; without transport and streams, as every Pod is asked for ever."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as link:
+        link.setblocking(False)
+        async with asyncio.timeout(ANSWER):
+            await loop.sock_connect(link, host if family is socket.AF_UNIX else (host, port))
+            if not question:
+                return b""
+            await loop.sock_sendall(link, question)
+            return await loop.sock_recv(link, 1024)

@@ -28,7 +28,9 @@ def dumped(value: Any) -> str:
     """Return a value as the text of a new document: innermost collections on one line, all others in block style."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     style = None if any(isinstance(one, Mapping | list) for one in inner) else False
-    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=style, width=110, allow_unicode=True)
+    text: str = yaml.dump(
+        value, Dumper=yaml.CSafeDumper, sort_keys=False, default_flow_style=style, width=110, allow_unicode=True
+    )
     return text
 
 

@@ -23,7 +23,6 @@ from typing import Any, Self
 
 from smi_adapter import __version__, app, settings
 from smi_adapter.decode import ref_of
-from smi_adapter.delivery.xds import AdsServer
 from smi_adapter.findings import Ref
 from smi_adapter.local import LocalMesh, LocalOptions
 from smi_adapter.settings import Settings
@@ -178,7 +177,7 @@ class Driver:
         name = request["name"]
         if name in {"stop", "restart"}:
             await self._mesh.server.stop()
-            self._mesh.server = AdsServer(self._mesh._secrets)
+            self._mesh.server = self._mesh.new_server()
         if name in {"start", "restart"}:
             await self._mesh.server.start("127.0.0.1", self._mesh._port, self._mesh._tls)
             self._recompile()

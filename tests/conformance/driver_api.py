@@ -45,6 +45,7 @@ class Api:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
         self._url = str(cluster["server"])
+        self._made: set[str] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=authority)),
             headers={"Authorization": f"Bearer {user['token']}", "User-Agent": "conformance-driver"},
@@ -58,18 +59,27 @@ class Api:
         """Create an object, or put it in the place of the one that is there; return code and message."""
         path = self._path(raw, kind)
         query = {"dryRun": "All"} if dry_run else {}
-        code, body = await self._call("POST", path.rpartition("/")[0], raw, **query)
+        code, body = 409, {}
+        if path not in self._made:
+            code, body = await self._call("POST", path.rpartition("/")[0], raw, **query)
+            if code == 201 and not dry_run:
+                self._made.add(path)
         for _ in range(_TRIES):
             if code != 409:
                 break
-            _, now = await self._call("GET", path)
+            found, now = await self._call("GET", path)
+            if found == 404:
+                self._made.discard(path)
+                return await self.apply(raw, kind, dry_run=dry_run)
             metadata = {**raw["metadata"], "resourceVersion": now.get("metadata", {}).get("resourceVersion", "")}
             code, body = await self._call("PUT", path, {**raw, "metadata": metadata}, **query)
         return {"code": code, "message": "" if code < 300 else str(body.get("message", body))}
 
     async def delete(self, raw: Raw, kind: Kind) -> None:
         """Delete an object; one that is not there is fine."""
-        code, body = await self._call("DELETE", self._path(raw, kind))
+        path = self._path(raw, kind)
+        self._made.discard(path)
+        code, body = await self._call("DELETE", path)
         if code >= 300 and code != 404:
             raise RuntimeError(f"the API answered {code}: {body.get('message', body)}")
 

@@ -13,7 +13,7 @@ import pytest
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from smi_adapter.findings import Ref
-from smi_adapter.sources import Batch, Location, Source
+from smi_adapter.sources import Batch, Location, Source, directory, files
 from smi_adapter.sources.directory import DirectorySource, claim_network
 from smi_adapter.sources.files import HAVE_LEASES
 
@@ -223,6 +223,41 @@ async def test_a_removed_file_takes_its_objects_with_it(tmp_path: Path) -> None:
         await reader.next()
         (tmp_path / "a.yaml").unlink()
         assert await reader.next() == {SPLIT_REF: None}
+
+
+async def test_a_folder_that_comes_and_goes_brings_and_takes_its_objects(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(DEPLOYMENT)
+    async with reading(tmp_path) as reader:
+        await reader.next()
+        made = tmp_path.with_name("made")
+        made.mkdir()
+        (made / "a.yaml").write_text(SPLIT % 1)
+        made.rename(tmp_path / "inside")
+        await reader.until(SPLIT_REF, lambda raw: raw is not None)
+        (tmp_path / "inside").rename(made)
+        await reader.until(SPLIT_REF, lambda raw: raw is None)
+
+
+async def test_news_of_a_file_needs_no_look_at_all_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.yaml").write_text(DEPLOYMENT)
+    path, fresh = tmp_path / "a.yaml", tmp_path.with_name("fresh")
+    async with reading(tmp_path) as reader:
+        await reader.next()
+        path.write_text(SPLIT % 1)
+        await reader.until(SPLIT_REF, lambda raw: raw is not None)  # the first news: the watch stands
+
+        def never(_root: Path) -> files.Listing:
+            raise AssertionError
+
+        monkeypatch.setattr(directory, "RESCAN", 1000.0)
+        monkeypatch.setattr(files, "listing", never)
+        path.write_text(SPLIT % 2)
+        await reader.until(SPLIT_REF, lambda raw: raw is not None and weight(raw) == 2)
+        path.unlink()
+        await reader.until(SPLIT_REF, lambda raw: raw is None)
+        fresh.write_text(SPLIT % 3)
+        fresh.rename(path)
+        await reader.until(SPLIT_REF, lambda raw: raw is not None and weight(raw) == 3)
 
 
 async def test_a_file_that_is_replaced_in_two_steps_never_loses_its_objects(tmp_path: Path) -> None:

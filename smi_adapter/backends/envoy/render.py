@@ -439,7 +439,7 @@ class _Edit:
 
 
 def _kept(old: Resource | None, new: Resource) -> Resource:
-    return old if old == new and old is not None else new
+    return old if old is not None and (old is new or old == new) else new
 
 
 def _edited(before: Mapping[_K, _V], edits: Mapping[_K, _V | None]) -> Mapping[_K, _V]:

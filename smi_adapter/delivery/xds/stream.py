@@ -453,7 +453,7 @@ class Stream:
             if leaving.ripe_at is None:
                 if oldest <= leaving.generation:
                     continue
-                leaving.ripe_at = now + leaving.grace
+                leaving.ripe_at = math.ceil(now + leaving.grace)  # what leaves within a second goes together
             if leaving.ripe_at > now:
                 self._wake_at = min(self._wake_at, leaving.ripe_at)
                 continue

@@ -65,6 +65,21 @@ def test_an_update_takes_what_it_changes_and_drops_what_is_gone() -> None:
     }
 
 
+def test_owners_below_what_has_not_changed_stay_though_nobody_looks_there() -> None:
+    old = {"spec": {"a": 1, "b": 2}, "data": {"x": 1, "y": 2}}
+    new = {**old, "data": {"x": 1, "y": 3, "z": 4}}
+    owners = applied({}, {"spec": {"a": 1}, "data": {"x": 1, "y": 2}}, (), "one").managers
+    owners = updated(owners, {}, leaves({"spec": {"b": 2}}, keyed=True), manager("two", "Update"), {"f:data", "f:spec"})
+    whole = updated(owners, leaves(old, keyed=True), leaves(new, keyed=True), manager("files", "Update"))
+    was, now = leaves({"data": old["data"]}, keyed=True), leaves({"data": new["data"]}, keyed=True)
+    assert updated(owners, was, now, manager("files", "Update"), {"f:spec"}) == whole
+    assert {one.name: sorted(map(shown, one.paths)) for one in whole} == {
+        "one": [".data.x", ".spec.a"],
+        "two": [".spec.b"],
+        "files": [".data.y", ".data.z"],
+    }
+
+
 def test_names_versions_and_status_have_no_owner() -> None:
     value = {"apiVersion": "v1", "kind": "X", "metadata": {"name": "x", "labels": {"a": "b"}}, "status": {"ok": True}}
     assert [shown(path) for path in leaves(value, keyed=True)] == [".metadata.labels.a"]
