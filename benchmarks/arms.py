@@ -68,7 +68,7 @@ class Setting:
     @classmethod
     def of(cls, world: World, directory: Path) -> Setting:
         """Compile a world."""
-        backend = EnvoyBackend(access_log=AccessLog(every_request=False))
+        backend = EnvoyBackend(access_log=AccessLog())
         bundle = (directory / "roots.pem").read_bytes()
         compiler = Compiler(backend, Options(bundle=bundle, trust_domain=certificates.TRUST_DOMAIN))
         compiler.apply(changes_of(*world.objects()))

@@ -65,9 +65,8 @@ class Settings:
     certificate_seconds: Annotated[int, Meta(ge=60, description="a whole number of at least 60")] = 86_400
     """Life of a workload's certificate."""
 
-    log_requests: bool = Field(
-        default=False, description="without a cluster: whether proxies log requests that went well, too"
-    )
+    log_requests: Switch = False
+    """Without a cluster: whether proxies log requests that went well, too."""
 
     # What follows is for a cluster.
     namespaces: Names = ()
