@@ -59,7 +59,7 @@ class Api:
         """Create an object, or put it in the place of the one that is there; return code and message."""
         path = self._path(raw, kind)
         query = {"dryRun": "All"} if dry_run else {}
-        code, body = 409, {}
+        code, body = 409, Raw()
         if path not in self._made:
             code, body = await self._call("POST", path.rpartition("/")[0], raw, **query)
             if code == 201 and not dry_run:
