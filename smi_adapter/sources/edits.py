@@ -39,13 +39,16 @@ def is_temporary(path: Path) -> bool:
 def put(root: Path, tree: files.Tree, ref: Ref, raw: RawObject) -> Path:
     """Write an object where it stands, or into a new file below the root; return the file."""
     found = tree.definitions(ref)
-    if found:
-        path, definition = found[0]
-        _rewrite(path, tree, definition, lambda text, value, item: _with(text, value, item, raw))
-        return path
-    if problem := name_problem(ref):
-        raise EditError(problem.message)
-    return _append(root, raw) if root.is_file() else _new(root, ref, raw)
+    try:
+        if found:
+            path, definition = found[0]
+            _rewrite(path, tree, definition, lambda text, value, item: _with(text, value, item, raw))
+            return path
+        if problem := name_problem(ref):
+            raise EditError(problem.message)
+        return _append(root, raw) if root.is_file() else _new(root, ref, raw)
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may name and no file can hold
+        raise EditError(f"{ref}: {error.object[error.start]!a} is no character; write another one") from None
 
 
 def remove(root: Path, tree: files.Tree, ref: Ref) -> tuple[Path, ...]:
@@ -154,7 +157,7 @@ def _append(path: Path, raw: RawObject) -> Path:
 
 
 def _new(root: Path, ref: Ref, raw: RawObject) -> Path:
-    folder = root / ref.namespace if ref.namespace else root
+    data, folder = dumped(dict(raw)).encode(), root / ref.namespace if ref.namespace else root
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -163,7 +166,7 @@ def _new(root: Path, ref: Ref, raw: RawObject) -> Path:
     for name in (stem, f"{stem}.{ref.group}", *(f"{stem}-{number}" for number in range(2, 100))):
         path = folder / f"{name}.yaml"
         if not path.exists():
-            _replace(path, dumped(dict(raw)).encode())
+            _replace(path, data)
             return path
     raise EditError(f"{folder} holds too many files of the name {stem}")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +90,7 @@ class Tree:
     def __init__(self) -> None:
         self.objects: dict[Ref, RawObject] = {}
         self._states: dict[Path, FileState] = {}
+        self._folders: Counter[Path] = Counter()
         self._held: dict[Path, dict[Ref, list[Found]]] = {}
         self._holders: dict[Ref, set[Path]] = {}
         self._origins: dict[Ref, tuple[Path, Found]] = {}
@@ -101,6 +103,10 @@ class Tree:
         """Return what every file holds."""
         return self._states
 
+    def reads_in(self, folder: Path) -> bool:
+        """Tell whether a file that we hold is in that very folder."""
+        return folder in self._folders
+
     def put(self, path: Path, state: FileState | None) -> set[Ref]:
         """Replace what a file holds (None: it is gone); return the names of the objects that this changed."""
         held: dict[Ref, list[Found]] = {}
@@ -108,8 +114,12 @@ class Tree:
             held.setdefault(found.ref, []).append(found)
         before = self._held.pop(path, {})
         self._problems.pop(path, None)
-        self._states.pop(path, None)
+        if self._states.pop(path, None) is not None:
+            self._folders[path.parent] -= 1
+            if not self._folders[path.parent]:
+                del self._folders[path.parent]
         if state is not None:
+            self._folders[path.parent] += 1
             self._held[path], self._states[path] = held, state
             if problems := tuple(state.problems()):
                 self._problems[path] = problems

@@ -177,9 +177,9 @@ class WebhookServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection, loop = request.protocol, asyncio.get_running_loop()
         self._busy[connection] += 1
-        began, end = loop.time(), "broken"
-        webhook, answer = self._route(request.path)
+        began, webhook, end = loop.time(), "none", "broken"
         try:
+            webhook, answer = self._route(request.path)
             end, body = await _asked(request, answer)
             return web.Response(body=body, content_type="application/json")
         except envelope.MalformedError as error:

@@ -6,7 +6,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -137,6 +138,21 @@ async def test_one_file_can_be_the_source(tmp_path: Path) -> None:
         assert set(await reader.next()) == {SPLIT_REF}
 
 
+async def test_what_comes_and_goes_beside_the_one_file_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(SPLIT % 1)
+    async with reading(path) as reader:
+        await reader.next()
+        for number in range(2, 5):
+            (tmp_path / f".a.yaml.{number}.swp").write_text("x")
+            (tmp_path / f"b{number}.yaml").write_text(DEPLOYMENT)
+            assert await reader.silent(0.05)
+            path.write_text(SPLIT % number)
+            batch = await reader.next()
+            assert set(batch) == {SPLIT_REF}
+            assert weight(batch[SPLIT_REF]) == number
+
+
 async def test_an_edit_of_a_service_brings_its_slices_along(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(DEPLOYMENT)
@@ -258,6 +274,32 @@ async def test_news_of_a_file_needs_no_look_at_all_the_others(tmp_path: Path, mo
         fresh.write_text(SPLIT % 3)
         fresh.rename(path)
         await reader.until(SPLIT_REF, lambda raw: raw is not None and weight(raw) == 3)
+
+
+async def test_many_new_files_beside_many_old_ones_are_not_compared_with_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, number in (("a", 300), ("b", 1)):
+        (tmp_path / folder).mkdir()
+        for at in range(number):
+            (tmp_path / folder / f"{at}.yaml").write_text("")
+    async with reading(tmp_path) as reader:
+        await reader.next()
+        (tmp_path / "b" / "0.yaml").write_text(SPLIT % 1)
+        await reader.until(SPLIT_REF, lambda raw: raw is not None)  # the first news: the watch stands
+        parent, asked = PurePath.parent.fget, 0
+
+        def counted(path: PurePath) -> PurePath:
+            nonlocal asked
+            asked += 1
+            return parent(path)
+
+        monkeypatch.setattr(directory, "RESCAN", 1000.0)
+        monkeypatch.setattr(PurePath, "parent", property(counted))
+        for at in range(1, 101):
+            (tmp_path / "b" / f"{at}.yaml").write_text((SPLIT % 2).replace("name: web", f"name: web-{at}"))
+        await reader.until(replace(SPLIT_REF, name="web-100"), lambda raw: raw is not None)
+    assert asked < 300 * 10  # compared with each: 300 * 100
 
 
 async def test_a_file_that_is_replaced_in_two_steps_never_loses_its_objects(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -192,6 +193,20 @@ def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path) -> None:
             tmp_path, tree(tmp_path), ref, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}}
         )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [None, TWO, json.dumps(split(1))], ids=["new", "yaml", "json"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_half_a_surrogate_pair_is_refused_and_no_file_changes(tmp_path: Path, text: str | None, alone: bool) -> None:
+    path = tmp_path / "all.yaml"
+    path.write_text("" if text is None else text)
+    root = path if alone else tmp_path
+    raw = split(1)
+    raw["metadata"]["annotations"] = {"note": "a\ud800"}
+    with pytest.raises(EditError, match=r"'\\ud800' is no character"):
+        edits.put(root, tree(root), SPLIT, raw)
+    assert [one.name for one in tmp_path.rglob("*")] == ["all.yaml"]
+    assert path.read_text() == (text or "")
 
 
 def test_a_broken_document_beside_it_stays_as_it_is(tmp_path: Path, file: Path) -> None:

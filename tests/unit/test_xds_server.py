@@ -158,6 +158,15 @@ async def test_a_proxy_gets_its_own_configuration_and_secrets_over_mutual_tls() 
         assert b"ns/shop/sa/web" in (await client.take()).resources[0].resource.value
 
 
+async def test_each_stream_has_its_own_part_of_a_second_for_removals() -> None:
+    async with serving(first=two_tenants()) as server, contextlib.AsyncExitStack() as stack:
+        for number in range(1, 5):
+            client = await stack.enter_async_context(server.client(pair_of(WEB)))
+            await client.ask(CLUSTER)
+            await client.take()
+            assert len({session.stream.slot for session in server.ads._sessions}) == number
+
+
 async def test_a_forged_node_id_gets_nothing() -> None:
     async with serving(first=two_tenants()) as server:
         told = set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smi_adapter.backends import Resource
 from smi_adapter.delivery.xds.stream import OverLimitError, Pace
@@ -330,6 +332,36 @@ def test_a_cluster_is_removed_only_a_grace_after_the_routes_that_left_it_are_ack
     client.ask(ENDPOINTS, drop=["b"])  # as Envoy does when the cluster is gone
     client.wait(60)
     assert client.take_all() == []
+
+
+@pytest.mark.parametrize("slot", [0.0, 0.25, 63 / 64])
+def test_what_leaves_within_a_second_goes_in_one_message_in_the_slot_of_its_stream(slot: float) -> None:
+    controller = Controller(one_part(*(cluster(name) for name in "abc")))
+    client = controller.connect(pace=Pace(grace=5), slot=slot)
+    client.ask(CLUSTER)
+    client.take_all()
+    client.now += slot
+    for left, later in (("bc", 0.1), ("c", 0.7), ("", 0.1)):
+        client.wait(later)
+        controller.publish(one_part(*(cluster(name) for name in left)))
+        assert client.take_all() == []
+    client.now += 5 - 0.01  # later than the grace of the first two, sooner than that of the last
+    assert client.take_all() == []
+    assert client.stream.wake_at % 1 == slot
+    client.now = client.stream.wake_at
+    assert said(client.take_all()) == [("CDS", [], ["a", "b", "c"])]
+
+
+@given(st.floats(0, 1e7), st.integers(0, 63))
+def test_nothing_is_removed_before_its_grace_is_over_whatever_the_slot(now: float, slot: int) -> None:
+    controller = Controller(one_part(cluster("a")))
+    client = controller.connect(pace=Pace(grace=5), slot=slot / 64)
+    client.now = now
+    client.ask(CLUSTER)
+    client.take_all()
+    controller.publish(one_part())
+    assert client.take_all() == []
+    assert now + 5 <= client.stream.wake_at <= now + 6
 
 
 def test_a_cluster_that_comes_back_within_the_grace_is_never_removed() -> None:

@@ -84,8 +84,10 @@ class Controller:
             scope = new.scopes.get(client.workload, frozenset())
             client.stream.on_change(client.view.follow(scope, changed, before.parts), self.generation)
 
-    def connect(self, workload: Key = ME, *, pace: Pace | None = None, secrets: Iterable[Resource] = ()) -> Client:
-        client = Client(self, workload, pace or Pace(), secrets)
+    def connect(
+        self, workload: Key = ME, *, pace: Pace | None = None, secrets: Iterable[Resource] = (), slot: float = 0.0
+    ) -> Client:
+        client = Client(self, workload, pace or Pace(), secrets, slot)
         self.clients.append(client)
         return client
 
@@ -93,13 +95,15 @@ class Controller:
 class Client:
     """One stream seen from the proxy's side."""
 
-    def __init__(self, controller: Controller, workload: Key, pace: Pace, secrets: Iterable[Resource]) -> None:
+    def __init__(
+        self, controller: Controller, workload: Key, pace: Pace, secrets: Iterable[Resource], slot: float
+    ) -> None:
         self.workload = workload
         self.answers: list[Answer] = []
         self.now = 100.0
         scope = controller.catalogue.config.scopes.get(workload, frozenset())
         self.view = View(controller.catalogue, scope, secrets)
-        self.stream = Stream(self.view, pace, on_answer=self.answers.append)
+        self.stream = Stream(self.view, pace, slot=slot, on_answer=self.answers.append)
 
     def ask(
         self,

@@ -105,7 +105,11 @@ class OverLimitError(Exception):
 class Stream:
     """One proxy's stream."""
 
-    def __init__(self, sight: Sight, pace: Pace, *, on_answer: Callable[[Answer], None] | None = None) -> None:
+    def __init__(
+        self, sight: Sight, pace: Pace, *, slot: float = 0.0, on_answer: Callable[[Answer], None] | None = None
+    ) -> None:
+        """`slot`: at which part of a second removals are said; streams that differ in it do not all speak at once."""
+        self.slot = slot
         self.subscriptions: dict[str, Subscription] = {}
         self.refusals: dict[tuple[str, str], Refusal] = {}
         self.last_error = ""
@@ -453,7 +457,8 @@ class Stream:
             if leaving.ripe_at is None:
                 if oldest <= leaving.generation:
                     continue
-                leaving.ripe_at = math.ceil(now + leaving.grace)  # what leaves within a second goes together
+                due = math.ceil(now + leaving.grace - self.slot)  # what leaves within a second goes together
+                leaving.ripe_at = due + self.slot
             if leaving.ripe_at > now:
                 self._wake_at = min(self._wake_at, leaving.ripe_at)
                 continue

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,7 @@ async def test_every_request_is_counted_once_by_how_it_ended() -> None:
             time.sleep(0.5)
         return ()
 
-    limits = Limits(admissions=1, judging=0.05, reading=0.3)
+    limits = Limits(admissions=1)
     one = await started(WebhookServer(judge, converts=True, limits=limits))
     one.server.path = path = server_module.path_of(b"key")
 
@@ -220,7 +221,9 @@ async def test_every_request_is_counted_once_by_how_it_ended() -> None:
 
     await one.post(review("good"), path)
     await one.post(review("bad", backends=[{"service": "v1", "weight": -1}]))
+    one.server._limits = replace(limits, judging=0.05)
     await one.post(review("slow"), path)
+    one.server._limits = limits
     await one.post(b"{}")
     await one.post(conversion("split.smi-spec.io/v1alpha1"), "/convert")
     await one.post(conversion("split.smi-spec.io/v9"), "/convert")
@@ -235,6 +238,7 @@ async def test_every_request_is_counted_once_by_how_it_ended() -> None:
         while not one.ended("validate", "broken"):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     await one.server._admissions.acquire()
+    one.server._limits = replace(limits, reading=0.3)
     assert (await one.post())[0] == 503
 
     ends = {
@@ -246,6 +250,18 @@ async def test_every_request_is_counted_once_by_how_it_ended() -> None:
     for webhook, number in (("validate", 6.0), ("convert", 2.0), ("none", 1.0)):
         name = "smi_adapter_webhook_seconds_count"
         assert one.metrics.registry.get_sample_value(name, {"webhook": webhook}) == number
+    await one.server.stop(1.0)
+
+
+async def test_a_fault_on_the_way_to_a_webhook_leaves_no_connection_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_path: str) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    one = await started(WebhookServer())
+    monkeypatch.setattr(one.server, "_route", fails)
+    assert (await one.post())[0] == 500
+    assert one.ended("none", "broken") == 1.0
+    assert not one.server._busy.total()
     await one.server.stop(1.0)
 
 
