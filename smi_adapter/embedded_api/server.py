@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 MAX_BODY = 1 << 20
 BOOKMARK_EVERY = 30.0
 WATCH_AT_MOST = 3600
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|\\U0000[dD][89a-fA-F]")
+"""What may be half of a surrogate pair: JSON and YAML can name it, but it is no character and no file can hold it."""
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -419,10 +422,20 @@ async def _body(request: web.Request) -> Any:
         text = (await request.read()).decode()
     except UnicodeDecodeError:
         raise answers.bad_request("the body is not UTF-8") from None
+    value = _parsed(text, is_yaml="yaml" in request.content_type)
+    if _HALF.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False, default=str, skipkeys=True).encode()
+        except (UnicodeEncodeError, RecursionError):
+            raise answers.bad_request("the body names half of a surrogate pair, which is no character") from None
+    return value
+
+
+def _parsed(text: str, *, is_yaml: bool) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        if "yaml" not in request.content_type:
+        if not is_yaml:
             raise answers.bad_request("the body is no JSON") from None
     try:
         return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -139,6 +140,19 @@ async def test_every_version_of_an_object_is_read_and_writing_it_back_loses_noth
         assert (await client.ask("PUT", path, seen)).status == 200
         written = client.shelf.written(Ref("HTTPRouteGroup", "shop", "g", "specs.smi-spec.io"))
         assert written == {**group, "metadata": {**group["metadata"], "labels": {"seen": version}}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("half", ["a\ud800", "\ude00\ud83d"])
+async def test_half_a_surrogate_pair_is_a_bad_request(client: Client, half: str) -> None:
+    for raw in (split(annotations={"note": half}), split(half), split(annotations={half: "x"})):
+        assert (await client.create(raw)).status == 400
+    assert (await client.apply(split(annotations={"note": half}))).status == 400
+    assert client.shelf.written(SPLIT) is None
+
+
+async def test_a_character_beyond_16_bits_may_be_written_as_a_pair(client: Client) -> None:
+    assert b"\\ud83d\\ude00" in json.dumps(raw := split(annotations={"note": "\U0001f600"})).encode()
+    assert (await client.create(raw)).body["metadata"]["annotations"] == {"note": "\U0001f600"}
 
 
 async def test_an_invalid_object_is_refused_field_by_field_and_nothing_is_written(client: Client) -> None:
