@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -287,7 +287,8 @@ async def test_many_new_files_beside_many_old_ones_are_not_compared_with_each(
         await reader.next()
         (tmp_path / "b" / "0.yaml").write_text(SPLIT % 1)
         await reader.until(SPLIT_REF, lambda raw: raw is not None)  # the first news: the watch stands
-        parent, asked = PurePath.parent.fget, 0
+        parent: Callable[[PurePath], PurePath] = vars(PurePath)["parent"].fget
+        asked = 0
 
         def counted(path: PurePath) -> PurePath:
             nonlocal asked

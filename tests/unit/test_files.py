@@ -10,7 +10,7 @@ import pytest
 
 from smi_adapter.findings import Ref
 from smi_adapter.sources import Location
-from smi_adapter.sources.files import HAVE_LEASES, MAX_BYTES, NotSettledError, Tree, listing, read, read_tree
+from smi_adapter.sources.files import HAVE_LEASES, MAX_BYTES, FileState, NotSettledError, Tree, listing, read, read_tree
 
 SERVICE = (
     "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: {port}}}]}}\n"
@@ -27,6 +27,20 @@ def ref(name: str) -> Ref:
 
 def codes(tree: Tree) -> list[str]:
     return [item.code for item in tree.findings()]
+
+
+def test_a_folder_is_read_in_as_long_as_one_of_its_own_files_is_held(tmp_path: Path) -> None:
+    tree, folder = Tree(), tmp_path / "a"
+    one, other = folder / "1.yaml", folder / "2.yaml"
+    for path in (one, other, one):
+        tree.put(path, FileState(path, path.name))
+    assert tree.reads_in(folder)
+    assert not tree.reads_in(tmp_path)
+    tree.put(one, None)
+    assert tree.reads_in(folder)
+    for path in (other, one):
+        tree.put(path, None)
+        assert not tree.reads_in(folder)
 
 
 def test_every_document_of_every_file_is_read(tmp_path: Path) -> None:
