@@ -52,12 +52,13 @@ def resources(group_name: str, wanted: str) -> dict[str, Any] | None:
 
 def _resources(kind: Kind) -> list[dict[str, Any]]:
     common = {"singularName": "", "namespaced": kind.namespaced, "kind": kind.name}
+    verbs = _WRITE if kind.writable else _READ
     found: list[dict[str, Any]] = [
         {
             **common,
             "name": kind.plural,
             "singularName": kind.name.lower(),
-            "verbs": _WRITE if kind.writable else _READ,
+            "verbs": [verb for verb in verbs if kind.namespaced or verb != "deletecollection"],
             **({"shortNames": list(kind.short)} if kind.short else {}),
             **({"categories": list(kind.categories)} if kind.categories else {}),
         }

@@ -222,6 +222,38 @@ def core_kinds(kubectl: Kubectl) -> Iterator[str]:
     yield kubectl.told("delete", "deploy/web", "svc/web", "svc/fresh")
 
 
+def trials(kubectl: Kubectl) -> Iterator[str]:
+    """Whatever is tried with --dry-run=server, every object is afterwards what it was before."""
+    everything = f"{SPLIT}---{ROUTES}---{TARGET}---{DEPLOYMENT}---{SERVICE}"
+    kubectl.out("apply", "-f", "-", stdin=everything)
+    kubectl.out("create", "serviceaccount", "joe")
+    kinds = "ts,tt,htr,deploy,svc,sa,ns"
+    there = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.labels} {.spec}{end}"
+    before = kubectl.out("get", "ts,tt,htr,deploy", "-o", there)
+    names = kubectl.out("get", kinds, "-o", "name")
+    tried = (
+        *(("delete", *which) for which in (
+            ("ts", "web"), ("tt", "target"), ("htr", "--all"), ("deploy", "web"), ("svc", "web"), ("sa", "joe"),
+            ("ts,tt,htr", "--all"), ("deploy,svc", "-l", "!nope"), ("ns", kubectl.namespace),
+        )),
+        ("patch", "ts", "web", "--type=merge", "-p", '{"spec":{"service":"shop"}}'),
+        ("patch", "deploy", "web", "-p", '{"spec":{"replicas":3}}'),
+        ("scale", "deploy", "web", "--replicas=3"),
+        ("annotate", "ts", "web", "note=mine"),
+        ("label", "ts", "web", "team=blue"),
+        ("set", "image", "deploy/web", "web=web:2"),
+        ("create", "serviceaccount", "jim"),
+        ("create", "namespace", "trial"),
+    )  # fmt: skip
+    for words in tried:
+        yield kubectl.told(*words, "--dry-run=server")
+    other = everything.replace("weight: 50", "weight: 60").replace("web:1", "web:2")
+    for how in (("apply",), ("apply", "--server-side", "--force-conflicts"), ("replace",), ("delete",)):
+        yield kubectl.told(*how, "-f", "-", "--dry-run=server", stdin=other)
+    assert kubectl.out("get", "ts,tt,htr,deploy", "-o", there) == before
+    assert kubectl.out("get", kinds, "-o", "name") == names
+
+
 def explain(kubectl: Kubectl) -> Iterator[str]:
     for path in ("ts.spec", "ts.spec.backends.weight", "tt.spec.sources", "htr.spec.matches", "udproutes.spec"):
         yield kubectl.told("explain", path)
@@ -263,6 +295,7 @@ STORIES: tuple[Callable[[Kubectl], Iterator[str]], ...] = (
     patch,
     get,
     core_kinds,
+    trials,
     explain,
     unknown_fields,
     waiting,

@@ -17,6 +17,7 @@ import yaml
 
 from smi_adapter.decode import RawObject, ref_of
 from smi_adapter.embedded_api.answers import RefusedError
+from smi_adapter.embedded_api.deletion import Deletion
 from smi_adapter.embedded_api.kinds import by_ref
 from smi_adapter.embedded_api.patches import merge
 from smi_adapter.embedded_api.store import Store
@@ -89,7 +90,7 @@ async def test_a_write_is_answered_when_its_file_has_been_read(run: Run) -> None
     written = await run.writer.patch(run.split(), lambda item: merge(item, {"spec": {"service": "other"}}))
     assert written.value["spec"]["service"] == "other"
     assert written.value["metadata"]["generation"] == 2
-    await run.writer.delete(run.split(), {})
+    await run.writer.delete(run.split(), Deletion())
     assert run.store.get(SPLIT) is None
     assert not (run.folder / "shop").exists()
 
@@ -102,7 +103,7 @@ async def test_a_namespace_can_be_deleted_right_after_files_in_it(run: Run) -> N
         (run.folder / "shop" / f"trafficsplit-{name}.yaml").unlink()
     namespace = by_ref("", "Namespace")
     assert namespace is not None
-    await run.writer.delete(Target(namespace, "v1", "", "shop"), {})
+    await run.writer.delete(Target(namespace, "v1", "", "shop"), Deletion())
     await run.until(ref_of(split(names[0])), lambda raw: raw is None)
     assert run.store.refs("shop") == []
     assert list(run.folder.iterdir()) == []
@@ -163,7 +164,7 @@ async def step(run: Run, draw: random.Random, weight: int) -> None:
             raw = {**split(target.name), "spec": {"service": "web", "backends": backends}}
             await run.writer.apply(replace(target, who="me", force=True), raw)
         case "delete" if there:
-            await run.writer.delete(target, {})
+            await run.writer.delete(target, Deletion())
         case "comment" | "weight" as what:
             path = draw.choice(sorted(run.folder.rglob("*.yaml")))
             text = path.read_text()

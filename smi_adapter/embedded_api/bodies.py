@@ -1,0 +1,49 @@
+"""Bodies of requests as plain values, whatever a client puts into them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+from aiohttp import web
+
+from smi_adapter.embedded_api import answers, protobuf
+from smi_adapter.embedded_api.answers import RefusedError
+
+
+async def body(request: web.Request) -> Any:
+    """Return the body of a request: JSON, or YAML where clients may send that."""
+    if "protobuf" in request.content_type:
+        try:
+            return protobuf.decoded(await request.read())
+        except protobuf.ProtobufError as error:
+            raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type}: {error}") from None
+    if "cbor" in request.content_type:
+        raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type} is not understood here: send JSON")
+    try:
+        text = (await request.read()).decode()
+    except UnicodeDecodeError:
+        raise answers.bad_request("the body is not UTF-8") from None
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        if "yaml" not in request.content_type:
+            raise answers.bad_request("the body is no JSON") from None
+    try:
+        return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise answers.bad_request("the body is no YAML") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: written out, a few lines of them would fill the memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read here")
+        return super().compose_node(parent, index)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)  # NaN and the infinities are Python's idea of JSON
