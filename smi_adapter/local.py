@@ -28,7 +28,7 @@ from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
 from smi_adapter.embedded_api.ledger import Ledger
 from smi_adapter.embedded_api.reporting import Reporting
-from smi_adapter.embedded_api.shelf import ShelfConflictError, ShelfError
+from smi_adapter.embedded_api.shelf import ShelfConflictError, ShelfError, ShelfUnreadableError
 from smi_adapter.embedded_api.store import Store
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
 from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
@@ -38,7 +38,7 @@ from smi_adapter.settings import Settings
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
-from smi_adapter.sources.edits import ChangedError, EditError
+from smi_adapter.sources.edits import ChangedError, EditError, UnreadableError
 from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
 
 if TYPE_CHECKING:
@@ -348,6 +348,11 @@ class FileShelf:
         with _as_shelf_errors():
             self._source.put(ref, raw)
 
+    def check_removable(self, ref: Ref) -> None:
+        """Raise ShelfError if an object can't be removed from its files."""
+        with _as_shelf_errors():
+            self._source.check_removable(ref)
+
     def remove(self, ref: Ref) -> None:
         """Remove an object from its files."""
         with _as_shelf_errors():
@@ -360,6 +365,8 @@ def _as_shelf_errors() -> Iterator[None]:
         yield
     except ChangedError as error:
         raise ShelfConflictError(str(error)) from error
+    except UnreadableError as error:
+        raise ShelfUnreadableError(str(error)) from error
     except EditError as error:
         raise ShelfError(str(error)) from error
 

@@ -19,7 +19,7 @@ from smi_adapter.decode.forms import APP_ADDRESS, DIAL
 from smi_adapter.embedded_api import answers, checks, fields, patches, views
 from smi_adapter.embedded_api.deletion import Deletion
 from smi_adapter.embedded_api.kinds import Kind, by_ref
-from smi_adapter.embedded_api.shelf import Shelf, ShelfConflictError, ShelfError
+from smi_adapter.embedded_api.shelf import Shelf, ShelfConflictError, ShelfError, ShelfUnreadableError
 from smi_adapter.embedded_api.store import LAST_APPLIED, Book, Entry, Store, differs
 from smi_adapter.findings import Ref
 from smi_adapter.smi import wire
@@ -280,6 +280,9 @@ class Writer:
             doomed = []
         if self._shelf.written(target.ref) is not None:
             doomed.append(target.ref)
+        with _said():
+            for ref in doomed:
+                self._shelf.check_removable(ref)
         if target.dry_run:
             return
         for ref in doomed:
@@ -317,6 +320,8 @@ def _said() -> Iterator[None]:
         yield
     except ShelfConflictError as error:
         raise answers.RefusedError(409, "Conflict", str(error)) from error
+    except ShelfUnreadableError as error:
+        raise answers.RefusedError(403, "Forbidden", str(error)) from error
     except ShelfError as error:
         raise answers.RefusedError(500, "InternalError", str(error)) from error
 
