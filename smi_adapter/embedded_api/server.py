@@ -39,6 +39,9 @@ MAX_BODY = 1 << 20
 BOOKMARK_EVERY = 30.0
 WATCH_AT_MOST = 3600
 
+_OF_A_NODE = frozenset({"log", "exec", "attach", "portforward", "ephemeralcontainers"})
+"""Subresources of a Pod for which a real API server asks its node."""
+
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -128,6 +131,8 @@ class ApiServer:
             return web.Response(text=fixed)
         if fixed is not None:
             return _json(fixed)
+        if parts == ["openapi", "v2"] and request.method == "GET":
+            return _openapi_v2(request)
         wanted = _wanted(parts)
         if wanted is None:
             raise answers.no_such_path()
@@ -198,6 +203,8 @@ class ApiServer:
     async def _part(self, request: web.Request, wanted: Wanted) -> web.StreamResponse:
         """Answer for a subresource: the status is read only, the scale of a workload is its replicas."""
         kind = wanted.kind
+        if kind.name == "Pod" and wanted.part in _OF_A_NODE:
+            raise self._without_a_node(wanted)
         if wanted.part == "status" and kind.smi:
             if request.method != "GET":
                 raise answers.not_allowed("statuses are written by smi-adapter alone")
@@ -211,6 +218,16 @@ class ApiServer:
         body = await body_of(request)
         written = await self._writer.patch(_target(request, wanted), partial(scaled, body=body))
         return _json(scale_of(written.value))
+
+    def _without_a_node(self, wanted: Wanted) -> RefusedError:
+        """Say where to find what a node would answer for: a Pod is processes of this machine."""
+        self._found(wanted)
+        folder = self._kubeconfig.parent if self._kubeconfig else ""
+        if wanted.part == "log":
+            files = f"{folder}/{wanted.namespace}_{wanted.name}_*.log"
+            return answers.not_allowed(f"logs are files here: {files} (`smi-adapter status` lists what runs)")
+        why = "a Pod is processes of this machine here; `smi-adapter status` lists them with their addresses"
+        return answers.not_allowed(f"{wanted.part} is not done: {why}")
 
     # ----------------------------------------------------------------------------------------------- many objects
     async def _many(self, request: web.Request, wanted: Wanted) -> web.StreamResponse:
@@ -417,6 +434,17 @@ def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 20:
         raise answers.bad_request(f"{name}: {text[:40]!r} is no number")
     return int(text)
+
+
+def _openapi_v2(request: web.Request) -> web.Response:
+    """Answer with a document of the old form that describes nothing; as protobuf, that is no bytes at all.
+
+    kubectl asks for it about kinds that are in no document of the new form, and only goes on if there is one: then it
+    finds out from the discovery that the kind is not served, says so, and does the rest.
+    """
+    if "protobuf" in request.headers.get("Accept", ""):
+        return web.Response(body=b"", headers={"Content-Type": openapi.V2_PROTOBUF})
+    return _json(openapi.V2)
 
 
 def _as_table(request: web.Request) -> bool:
