@@ -1,6 +1,6 @@
 """The private folder of one run: where it is, who holds it, and the socket on which the run says what it does.
 
-Chosen by the path of the served directory, so that `smi-adapter status --source DIR` finds it. Light to import.
+Chosen by the real path of the served directory, so that `smi-adapter status --source DIR` finds it. Light to import.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class StateFolderError(RuntimeError):
 
 
 def state_folder(source: Path) -> Path:
-    """Return where a run on that directory keeps its files: private, the same for each run on it."""
-    digest = hashlib.sha256(str(source.absolute()).encode()).hexdigest()[:12]
+    """Return where a run on that directory keeps its files: private, the same for each run on it, however spelled."""
+    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"{_PREFIX}{os.getuid()}" / digest
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from smi_adapter import settings
-from smi_adapter.identity.ca import AuthorityFileError
 from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_folder
 
 
 @click.command()
-@click.option("--source", type=click.Path(exists=True, path_type=Path), help="Directory of YAML, without a cluster.")
+@click.option(
+    "--source", type=click.Path(exists=True, path_type=Path), help="Directory of YAML (or one file), no cluster."
+)
 @click.option(
     "--api",
     is_flag=False,
@@ -71,7 +72,7 @@ def run(
         _directory(source, chosen, state or state_folder(source), api, applications=not no_start)
     except settings.SettingsError as error:
         raise click.UsageError(str(error)) from error
-    except (AlreadyRunningError, AuthorityFileError, StateFolderError, FileNotFoundError) as error:
+    except (AlreadyRunningError, StateFolderError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     return 0
 

@@ -125,7 +125,7 @@ def _rewrite(
                         raise EditError(f"{path}: the document of {ref} holds more than one; write --- between them")
                     texts = [text for _, text in parts]
                     texts[number] = change(part, one.value, found.item)
-                    _finish(path, before, data, texts)
+                    _finish(root, path, before, data, texts)
                     return
     if before != tree.states[path].signature:
         raise ChangedError(f"{path} was changed at the same time")
@@ -134,11 +134,11 @@ def _rewrite(
     raise EditError(f"{path}: the document of {ref} is not there any more")
 
 
-def _finish(path: Path, before: files.Signature | None, data: bytes, parts: list[str]) -> None:
-    """Replace the file, or delete it if no document has anything in it."""
+def _finish(root: Path, path: Path, before: files.Signature | None, data: bytes, parts: list[str]) -> None:
+    """Replace the file, or delete it if no document has anything in it: a source that is one file is left empty."""
     if files.signature(path) != before:
         raise ChangedError(f"{path} was changed at the same time")
-    if not any(_says_something(part) for part in parts):
+    if path != root and not any(_says_something(part) for part in parts):
         try:
             path.unlink()
         except OSError as error:

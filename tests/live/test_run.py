@@ -148,6 +148,13 @@ def test_a_directory_is_served_an_edit_counts_and_a_broken_file_changes_nothing(
     assert second.returncode == 1
     assert "already" in second.stderr
 
+    assert list(state.rglob("tls.key"))
+    run.send_signal(signal.SIGINT)
+    assert run.wait(30) == 0
+    left = [path for path in state.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+    assert not left
+    assert list(state.glob("*.log"))
+
 
 def test_what_cannot_be_run_is_one_clear_error(folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert smi("status", "--state", str(state)).returncode == 3
