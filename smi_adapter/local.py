@@ -17,7 +17,7 @@ import shlex
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +80,14 @@ class LocalMesh:
     def __init__(self, source: Path, options: LocalOptions) -> None:
         self.path = source.absolute()
         self.compiled: app.Compiled | None = None
+        options = replace(options, state=options.state.absolute())  # proxies start in a folder of their own
         self._options = options
         self._started = time.time()
         self._changed = asyncio.Event()
         self._said: frozenset[Finding] = frozenset()
         private_folder(options.state)
         self._socket = status_socket(options.state)
-        if self._socket.parent != options.state.absolute():
+        if self._socket.parent != options.state:
             private_folder(self._socket.parent)
         self._lock = lock(options.state)
         trust_domain = options.settings.trust_domain
@@ -125,7 +126,7 @@ class LocalMesh:
     @property
     def kubeconfig(self) -> Path:
         """Return the file by which kubectl finds the API of this run; it stays the same over restarts."""
-        return self._options.state.absolute() / "kubeconfig"
+        return self._options.state / "kubeconfig"
 
     @property
     def export(self) -> str:
