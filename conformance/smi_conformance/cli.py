@@ -8,7 +8,6 @@ written, 130 on ^C.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Generator
@@ -120,6 +119,8 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         "ignore",
         "-p",
         "no:cacheprovider",
+        "--noconftest",
+        f"--rootdir={Path(__file__).parent}",
     ]
     arguments += [
         "--pyargs",
@@ -136,9 +137,12 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
     arguments += ["--smi-quick"] if options["quick"] else []
     arguments += ["--smi-keep"] if options["keep"] else []
     arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed here has no part in it
     result = _Result(str(options["junit"]))
-    code = int(pytest.main(arguments, plugins=[result]))
+    with pytest.MonkeyPatch.context() as alone:  # whatever else is installed or set here has no part in it
+        alone.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+            alone.delenv(name, raising=False)
+        code = int(pytest.main(arguments, plugins=[result]))
     if result.report is None:
         click.echo("nothing was run", err=True)
         if code == pytest.ExitCode.INTERRUPTED:

@@ -37,10 +37,13 @@ TARGET: dict[str, Any] = {
 
 
 class Place:
-    """A folder with a target file, in which the command line is run; the suite's temporary files are in `scratch`."""
+    """A folder with a target file, in which the command line is run unless it `stands` elsewhere.
+
+    The suite's temporary files are in `scratch`.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = self.stands = folder
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
         self.report = folder / "report.yaml"
@@ -59,7 +62,7 @@ class Place:
 
         return subprocess.Popen(
             [*command, "--versions", "v1alpha4", "--report", str(self.report), *options],
-            cwd=self.folder,
+            cwd=self.stands,
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
