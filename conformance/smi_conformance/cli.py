@@ -20,7 +20,8 @@ import yaml
 
 from smi_conformance import __version__, catalog, report, tally
 from smi_conformance.catalog import FEATURES, PROFILES
-from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, ending
+from smi_conformance.page import page
+from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, ending, written
 from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.selection import SelectionError, known_id, selection
@@ -30,7 +31,7 @@ _MAIN = "smi_conformance.test_cases"
 _FROM_ONE = click.IntRange(min=1)
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="smi-conformance")
 def main() -> None:
     """Conformance suite for the Service Mesh Interface: real traffic decides."""
@@ -161,6 +162,9 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         except OSError as error:
             result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
             click.echo(result.unwritten, err=True)
+    if not interrupted and number + 1 == options["repeat"] and not result.unwritten:
+        places = " and ".join(str(options[name]) for name in ("report_path", "html") if options[name])
+        click.echo(written(result.report, places) if places else "no report was kept: --report FILE writes one")
     return 5 if (result.unwritten or result.junit) and verdict in {0, 4} else verdict
 
 
@@ -318,6 +322,17 @@ def validate(path: str) -> None:
         raise click.ClickException(f"it does not say what follows from its own cases:\n{lines}")
     hindrances = tally.hindrances(tally.basis_of(found))
     click.echo(f"{path} is valid and " + (f"not submittable: {'; '.join(hindrances)}" if hindrances else "submittable"))
+
+
+@main.command("page")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+@click.argument("html", type=click.Path(dir_okay=False))
+def write_page(path: str, html: str) -> None:
+    """Write a report as a page, without a run."""
+    try:
+        Path(html).write_text(page(report.read(Path(path))), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()

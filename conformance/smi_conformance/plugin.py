@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from smi_conformance import report
+from smi_conformance import report, tally
 from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
@@ -31,6 +31,7 @@ RUN: pytest.StashKey[Run] = pytest.StashKey()
 REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
 _ITEM = "smi_instance"
+UNCLAIMED = "(not claimed, for information)"
 _GUARDED = frozenset({"ACCESS", "ACCESS-L4", "IDENTITY"})
 
 
@@ -189,11 +190,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     path, unwritten = str(config.getoption("--smi-report")), config.stash.get(UNWRITTEN, "")
     for line in ending(made, config.stash[RUN], path, unwritten=unwritten):
         terminalreporter.write_line(line)
+    if path and not unwritten and not config.stash[RUN].interrupted:
+        terminalreporter.write_line(written(made, path))
 
 
 def ending(made: report.Report, run: Run, path: str, *, unwritten: str = "") -> list[str]:
     """Return what there is to say at the end of every run: profiles, and of an interrupted one what is known."""
-    lines = [f"{profile['name']:10} {profile['summary']}" for profile in made["profiles"]]
+    lines = []
+    for name, summary in ((profile["name"], profile["summary"]) for profile in made["profiles"]):
+        lines.append(f"{name:10} {summary}" + ("" if tally.is_claimed(made, name) else f" {UNCLAIMED}"))
     if not run.interrupted:
         return lines
     known = Counter(outcome.worst for outcome in run.outcomes.values() if outcome.worst != "error")
@@ -204,6 +209,14 @@ def ending(made: report.Report, run: Run, path: str, *, unwritten: str = "") -> 
     lines.append(f"the report has them: {path}" if path and not unwritten else where)
     lines.append("what is left is listed above" if run.left else "everything that was created has been removed")
     return lines
+
+
+def written(made: report.Report, where: str) -> str:
+    """Return where the report of a run is that went to its end, and whether it can be handed in."""
+    hindrances = tally.hindrances(tally.basis_of(made))
+    return f"the report is in {where}: " + (
+        f"not submittable: {'; '.join(hindrances)}" if hindrances else "submittable"
+    )
 
 
 class Progress:

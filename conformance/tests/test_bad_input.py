@@ -102,6 +102,8 @@ def place(tmp_path: Path) -> Place:
 def test_an_implementation_without_a_mesh_passes_what_needs_none(place: Place) -> None:
     code, said = place.run("-k", "TS-01", "--quick")
     assert (code, place.rows()["TS-01"]["result"]) == (0, "passed"), said
+    assert "SPLIT      In part (1 of " in said
+    assert f"the report is in {place.report}: not submittable: nothing of ACCESS was run; the run was quick; " in said
     assert place.left() == []
 
 
