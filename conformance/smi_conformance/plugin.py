@@ -151,8 +151,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     options = {"profiles": "--smi-profile", "versions": "--smi-versions", "cases": "--smi-case"}
     run.selection = {name: sorted(chosen) for name, option in options.items() if (chosen := _names(config, option))}
     config.stash[RUN] = run
+    progress = Progress(len(selected))
     if int(config.getoption("verbose")) <= 0:
-        run.tell = Progress(len(selected)).tell  # when it is known: pytest asks in another order
+        run.tell = progress.tell  # when it is known: pytest asks in another order
+    for harness in run.harnesses:
+        if isinstance(harness, KubernetesHarness):
+            harness.tell = progress.say
     run.start(selected, keep=bool(config.getoption("--smi-keep")))
 
 
@@ -227,6 +231,13 @@ class Progress:
         self._counts: Counter[str] = Counter()
         self._started = time.monotonic()
         self._terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
+        self._trouble = ""
+
+    def say(self, line: str) -> None:
+        """Print something that is no outcome."""
+        out: Any = sys.__stdout__
+        out.write(f"\r\x1b[K{line}\n" if self._terminal else f"{line}\n")
+        out.flush()
 
     def tell(self, outcome: Outcome) -> None:
         """Print one outcome."""
@@ -236,7 +247,9 @@ class Progress:
         seconds = time.monotonic() - self._started
         out: Any = sys.__stdout__
         bad = outcome.worst in {"failed", "error"}
-        line = f"{outcome.worst:12} {outcome.instance.id:18} {outcome.reason}".rstrip()
+        again = outcome.worst == "error" and outcome.reason == self._trouble
+        self._trouble = outcome.reason if outcome.worst == "error" else self._trouble
+        line = f"{outcome.worst:12} {outcome.instance.id:18} {'(the same)' if again else outcome.reason}".rstrip()
         if self._terminal:
             out.write("\r\x1b[K")
         if bad or not self._terminal:
