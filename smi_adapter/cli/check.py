@@ -42,7 +42,10 @@ def check(pre: bool, access: cluster.Access, namespace: str | None, form: str) -
         if form == "json":
             click.echo(output.as_json({"success": False, "error": error.message, "categories": []}))
         else:
-            click.echo(f"{_mark('error')} {printable(error.message)}\n    see {_PAGE}#unreachable")
+            first, *more = error.message.split("\n")
+            click.echo("\n".join([f"{_mark('error')} {printable(first)}", *(f"    {line}" for line in more)]))
+            if not more:
+                click.echo(f"    see {_PAGE}#unreachable")
         return error.exit_code
     failed = any(item.grade.value == "error" for item in found)
     if form == "json":

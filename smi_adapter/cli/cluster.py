@@ -28,6 +28,12 @@ class UnreachableError(click.ClickException):
     exit_code = 3
 
 
+WAY_OUT = """\
+-> Name the file of a cluster with --kubeconfig or $KUBECONFIG. Without a cluster: `smi-adapter analyze -f DIR` and
+   `explain -f DIR` read files; `smi-adapter run --source DIR --api` serves them, for the other commands too."""
+"""What to do where nobody says which cluster is meant."""
+
+
 class TimedOutError(click.ClickException):
     """The cluster took too long."""
 
@@ -105,7 +111,7 @@ def ask(access: Access, question: Callable[[Client], Awaitable[_T]]) -> _T:
     """Connect, ask, close; what goes wrong ends the command with its exit code and one line that says it."""
     import asyncio  # noqa: PLC0415 - files alone need no event loop
 
-    from smi_adapter.cluster.client import ApiError, Client, Unreachable  # noqa: PLC0415 - only for who needs a cluster
+    from smi_adapter.cluster.client import ApiError, Client, NoCluster, Unreachable  # noqa: PLC0415 - only for who needs it
 
     async def asked() -> _T:
         client = await Client.connect(access.kubeconfig, access.context)
@@ -122,6 +128,8 @@ def ask(access: Access, question: Callable[[Client], Awaitable[_T]]) -> _T:
         return asyncio.run(in_time())
     except TimeoutError as error:
         raise TimedOutError(f"the cluster did not answer within {access.request_timeout:g} s") from error
+    except NoCluster as error:
+        raise UnreachableError(f"the cluster cannot be reached: {error}\n{WAY_OUT}") from error
     except (Unreachable, FileNotFoundError) as error:
         raise UnreachableError(f"the cluster cannot be reached: {error}") from error
     except ApiError as error:
