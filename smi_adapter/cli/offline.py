@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import yaml
 
-from smi_adapter.backends import Files, Manifests, XdsConfig, installed, load
+from smi_adapter.backends import WORDS, Files, Manifests, XdsConfig, in_a_word, installed, load
 from smi_adapter.cli import cluster, output
 from smi_adapter.cli.world import Where, World, of_cluster, of_files, settings_of, without
 from smi_adapter.dump import plain
@@ -299,9 +299,8 @@ def backends(form: str) -> int:
     if form == "json":
         click.echo(output.as_json({name: sorted(f.value for f in item.features) for name, item in loaded.items()}))
         return 0
-    rows = [
-        (feature.value, *("yes" if feature in item.features else "no" for item in loaded.values()))
-        for feature in Feature
-    ]
+    rows = [(feature.value, *(in_a_word(feature, item.features) for item in loaded.values())) for feature in Feature]
     click.echo(output.table(("FEATURE", *(name.upper() for name in loaded)), rows))
+    for word in sorted({cell for row in rows for cell in row[1:]} & WORDS.keys(), key=[*WORDS].index):
+        click.echo(f"{word}: {WORDS[word]}", err=True)
     return 0
