@@ -59,11 +59,11 @@ def bug_report(
         world = of_cluster(where, chosen)
         parts = {**_of_world(world), **cluster.ask(access, lambda client: _of_cluster(client, world.namespace))}
     else:
-        world = of_files(source, chosen)
+        world = of_files(source, chosen, empty=True)
         parts = {**_of_world(world, namespace or ""), **_of_run(state or state_folder(source))}
     _write(file, parts)
     click.echo(str(file))
-    click.echo(f"{len(parts)} files; look through them before you send them", err=True)
+    click.echo(f"{output.counted(len(parts), 'file')}; look through them before you send them", err=True)
     return 0
 
 

@@ -90,7 +90,7 @@ def analyze(
 
     With -f these files alone, as `kubectl apply` would read them; without it the live cluster; with -f and --use-kube
     the cluster as it would be with these files, of which only what they bring is told. Exit status 0: nothing to fail
-    on; 1: findings; 3: the cluster cannot be reached; 4: it did not answer in time.
+    on; 1: findings; 2: there is no object in these files; 3: the cluster cannot be reached; 4: it did not answer.
     """
     chosen = settings_of(profile, mode, config)
     if path is None and use_kube is False:
@@ -111,11 +111,13 @@ def analyze(
 
 
 def _summary(loaded: World, number: int) -> str:
+    found = output.counted(number, "finding")
     if loaded.tree is None:
         where = f"namespace {loaded.namespace}" if loaded.namespace else "all namespaces"
         objects = sum(1 for ref in loaded.live if loaded.namespace in {"", ref.namespace})
-        return f"{objects} objects in {where}, {number} findings"
-    return f"{len(loaded.tree.objects)} objects in {len(loaded.tree.states)} files, {number} findings"
+        return f"{output.counted(objects, 'object')} in {where}, {found}"
+    files = output.counted(len(loaded.tree.states), "file")
+    return f"{output.counted(len(loaded.tree.objects), 'object')} in {files}, {found}"
 
 
 # ---------------------------------------------------------------------------------------------------- explain

@@ -49,6 +49,11 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def counted(number: int, word: str) -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def finding_data(item: Finding, location: tuple[str, int] | None = None) -> dict[str, Any]:
     """Return a finding as plain data; `file` and `line` only where the object came from a file."""
     data: dict[str, Any] = {
@@ -72,7 +77,8 @@ def finding_text(item: Finding, location: tuple[str, int] | None = None) -> str:
     place = f"{location[0]}:{location[1]}" if location else ""
     subject, message = str(item.subject), item.message
     if item.subject.kind == "File" and (found := _PLACE.match(message)) and found[1] == item.subject.name:
-        place, message = found[1] + (found[2] or ""), found[3]  # of a file the message alone knows the line
+        file = location[0] if location else found[1]
+        place, message = file + (found[2] or ""), found[3]  # of a file the message alone knows the line
         subject = ""
     what = printable(f"{subject} {item.field}".strip())
     head = f"{severity(item.severity)} {item.code} {item.name}{': ' if what else ''}{what}"
