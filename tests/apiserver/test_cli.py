@@ -261,6 +261,7 @@ def test_diff_shows_what_a_split_would_change(shop: str, cli: Cli) -> None:
     other = {**same, "spec": split("web-v1", "web", weights=(50, 50))["spec"]}
     done = cli("diff", "-f", "-", stdin=yaml.safe_dump(other))
     assert done.returncode == 1
+    assert done.stdout.startswith(f"Service {shop}/web routes otherwise")
     assert f"live/Service {shop}/web" in done.stdout
     assert "resolved warning SMI0102" in done.stdout
 
