@@ -31,10 +31,10 @@ def in_words(error: Exception, server: str, named_by: str) -> str:
         case TimeoutError():
             return f"no API server answers at {where}: timed out"
         case aiohttp.ClientError():
-            return f"the connection to {where} broke: {error or type(error).__name__}"
+            return f"the connection to {where} broke: {str(error) or type(error).__name__}"
         case OSError():
             return f"the connection to {where} broke: {_system(error)}"
-    return f"{where}: {error or type(error).__name__}"
+    return f"{where}: {str(error) or type(error).__name__}"
 
 
 def _system(error: OSError) -> str:
