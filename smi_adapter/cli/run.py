@@ -66,6 +66,11 @@ def run(
         if source is None:
             if state is not None or no_start or api is not None:
                 raise click.UsageError("--state, --no-start and --api are for --source")
+            if chosen.log_requests:
+                raise click.UsageError(
+                    "log_requests is for --source; in a cluster a proxy's bootstrap says so: "
+                    "smi-adapter bootstrap --log-requests"
+                )
             return _cluster(chosen, kubeconfig, context)
         if kubeconfig or context:
             raise click.UsageError("--source is a world without a cluster: --kubeconfig and --context do not fit")

@@ -134,6 +134,14 @@ def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Error" in capsys.readouterr().err
 
 
+def test_what_proxies_log_is_not_a_setting_of_the_controller(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SMI_ADAPTER_LOG_REQUESTS", "true")
+    assert run(["run"]) == 2
+    assert "smi-adapter bootstrap --log-requests" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if shell == "bash":
