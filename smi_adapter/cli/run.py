@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from smi_adapter import settings
+from smi_adapter.cli.cluster import WAY_OUT, UnreachableError
 from smi_adapter.identity.ca import AuthorityFileError
 from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_folder
 
@@ -56,7 +57,7 @@ def run(
 
     With --source every Pod (or replica of a Deployment) becomes local processes: its application, if the container has
     a command, and an Envoy sidecar, on loopback addresses of their own. Save a file, and it is in effect. `smi-adapter
-    status` shows what runs; ^C stops all of it.
+    status` shows what runs; ^C stops all of it. Exit status 1: it could not begin; 3: there is no login to a cluster.
     """
     try:
         chosen = settings.read({**flags, **({"log_level": "warning"} if quiet else {})}, config)
@@ -114,6 +115,9 @@ def _cluster(chosen: settings.Settings, kubeconfig: str | None, context: str | N
     telemetry.configure(chosen.log_format, chosen.log_level)
     try:
         asyncio.run(controller.serve(chosen, kubeconfig, context))
+    except controller.NoLoginError as error:
+        way_out = "" if error.known else f"\n{WAY_OUT}"
+        raise UnreachableError(f"{error}{way_out}") from error
     except controller.CannotStartError as error:
         raise click.ClickException(str(error)) from error
     return 0
