@@ -10,6 +10,9 @@ ARGS ?=
 # Two workers: what the smallest machine has. Every test file stays in one worker, and its Envoys with it.
 WORKERS ?= 2
 
+# A run starts hundreds of Python processes: without bytecode kept, each compiles all its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What `make test` leaves out unless ARGS name it.
 SLOWER := --ignore=tests/conformance --ignore=tests/mutants --ignore=tests/pods
 

@@ -22,7 +22,7 @@ from benchmarks.layouts import LISTENER, ROUTES, OneTable, with_rules_inside
 from benchmarks.worlds import GUARDED, NAMESPACE, PROBED, RawObject, World, guard
 from smi_adapter.app import Compiler
 from smi_adapter.backends import Resource, XdsConfig
-from smi_adapter.backends.envoy import AccessLog, EnvoyBackend
+from smi_adapter.backends.envoy import BACKEND
 from smi_adapter.backends.envoy.secrets import key_pair
 from smi_adapter.decode import ref_of
 from smi_adapter.delivery.xds import AdsServer, Limits, ServerTls
@@ -68,9 +68,8 @@ class Setting:
     @classmethod
     def of(cls, world: World, directory: Path) -> Setting:
         """Compile a world."""
-        backend = EnvoyBackend(access_log=AccessLog())
         bundle = (directory / "roots.pem").read_bytes()
-        compiler = Compiler(backend, Options(bundle=bundle, trust_domain=certificates.TRUST_DOMAIN))
+        compiler = Compiler(BACKEND, Options(bundle=bundle, trust_domain=certificates.TRUST_DOMAIN))
         compiler.apply(changes_of(*world.objects()))
         return cls(world, directory, compiler)
 

@@ -65,7 +65,11 @@ def private_folder(folder: Path) -> None:
     for place in ours:
         if place.exists() and not place.is_dir():
             raise StateFolderError(f"{place} is no folder; name another one with --state")
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise StateFolderError(f"{place} cannot be made: {why}; name another folder with --state") from error
         if place.stat().st_uid != os.getuid():
             raise StateFolderError(f"{place} belongs to somebody else; name another folder with --state")
         place.chmod(0o700)

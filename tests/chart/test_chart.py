@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -442,6 +443,25 @@ def test_the_annotations_of_the_chart_are_true() -> None:
 def test_long_names_stay_within_the_limits() -> None:
     for item in render(release="a-release-with-quite-a-long-name-of-fifty-characters"):
         assert len(item["metadata"]["name"]) <= 63 or item["kind"] == "CustomResourceDefinition"
+
+
+def test_the_notes_say_what_comes_next_and_what_is_missing(tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "smi-adapter")
+    # Only an installation prints notes; `helm template` shows what a manifest includes.
+    shown = '{{ include (print .Template.BasePath "/NOTES.txt") . | toJson }}'
+    (chart / "templates" / "shown.yaml").write_text(f"notes: {shown}\n")
+
+    def notes(release: str, *values: str) -> str:
+        only = ("--show-only", "templates/shown.yaml", "--namespace", NAMESPACE)
+        done = helm("template", release, str(chart), *only, *values)
+        assert done.returncode == 0, done.stderr
+        return str(yaml.safe_load(done.stdout)["notes"])
+
+    there = notes("smi-adapter", "--set", "image.registry=registry.example.com/mesh")
+    assert f"smi-adapter bootstrap --namespace NS --controller-namespace {NAMESPACE} | kubectl apply -f -" in there
+    assert "image.registry" not in there
+    assert "--release x-smi-adapter | kubectl" in notes("x")
+    assert "image.registry is not set, so nodes look for smi-adapter:" in notes("x")
 
 
 def test_the_package_holds_what_is_needed(tmp_path: Path) -> None:
