@@ -40,7 +40,7 @@ class Files:
 
 def issuer(directory: Path) -> Issuer:
     """Return an issuer of the run's authority."""
-    return Issuer(Authority.load(directory / _CA), _LIFE, (SERVER_NAME,))
+    return Issuer(Authority.from_pem((directory / _CA).read_bytes()), _LIFE, (SERVER_NAME,))
 
 
 def files(directory: Path, account: str) -> Files:
@@ -51,7 +51,9 @@ def files(directory: Path, account: str) -> Files:
 def make(directory: Path, accounts: tuple[str, ...]) -> None:
     """Make the authority, and files with the key pairs of these accounts and of the server."""
     directory.chmod(0o700)
-    Authority.create(TRUST_DOMAIN, time.time()).save(directory / _CA)
+    authority = directory / _CA
+    authority.touch(0o600)
+    authority.write_bytes(Authority.create(TRUST_DOMAIN, time.time()).to_pem())
     issuing = issuer(directory)
     (directory / "roots.pem").write_bytes(issuing.authority.bundle)
     for account in (*accounts, SERVER):

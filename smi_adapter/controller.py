@@ -27,7 +27,7 @@ from smi_adapter.backends import Manifests, UnknownBackendError, XdsConfig
 from smi_adapter.cluster import peers, replicas
 from smi_adapter.cluster.apply import Applier
 from smi_adapter.cluster.bundle import PublicBundle
-from smi_adapter.cluster.client import ApiError, Client, Unreachable
+from smi_adapter.cluster.client import ApiError, Client, NoCluster, Unreachable
 from smi_adapter.cluster.lease import Lease, LeaseExpiredError
 from smi_adapter.cluster.ownership import installation
 from smi_adapter.cluster.reporting import Now, Reporting
@@ -446,7 +446,15 @@ def _reached_at(address: str, port: int) -> str:
 
 
 class CannotStartError(Exception):
-    """There is no way to begin: no login, an address that is taken, or a backend that is not installed."""
+    """There is no way to begin: an address that is taken, or a backend that is not installed."""
+
+
+class NoLoginError(CannotStartError):
+    """There is no login to a cluster; `known`: there is at least somebody who says which cluster is meant."""
+
+    def __init__(self, message: str, *, known: bool) -> None:
+        super().__init__(message)
+        self.known = known
 
 
 def cluster_source(settings: Settings, client: Client) -> ClusterView:
@@ -459,7 +467,8 @@ async def serve(settings: Settings, kubeconfig: str | None, context: str | None)
     try:
         client = await Client.connect(kubeconfig, context)
     except Unreachable as error:
-        raise CannotStartError(f"no login to a cluster: {error}") from error
+        known = not isinstance(error, NoCluster)
+        raise NoLoginError(f"no login to a cluster: {error}", known=known) from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
         try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -84,12 +84,20 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer; the shares of all arms add up to 1."""
+    """The answer; the shares of all arms add up to 1.
+
+    `split` is the TrafficSplit that decides where the request goes, and `match` the match of an HTTPRouteGroup by which
+    it does ("" where it has none); without a split the Service is taken as it is. `steps` say what would let the
+    request in, where it is not.
+    """
 
     access: str
     by: tuple[Grounds, ...]
     why: str
     arms: tuple[Arm, ...]
+    split: Ref | None = None
+    match: str = ""
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ class _Judgement:
     access: str
     words: str
     by: tuple[Grounds, ...] = ()
+    step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,16 @@ def evaluate(mesh: Mesh, request: Request) -> Verdict:
         _follow(mesh, request, _Share(_text(target.service), share, _port(leaf, target.port, port.protocol)), answer)
     if service.callers is not None and request.source and request.source not in service.callers:
         _out_of_scope(answer)
-    return _verdict(answer)
+    return replace(_verdict(answer), split=route.origin, match=_caught(route, request, port.protocol))
+
+
+def _caught(route: Route, request: Request, protocol: Protocol) -> str:
+    """Name the match by which a request came to a split's route, as `HTTPRouteGroup ns/name, match name`."""
+    path = paths.normalised(request.path) if protocol is Protocol.HTTP else ""
+    found = next((match for match in route.matches or () if not _lacks(match, request, path)), None)
+    if route.origin is None or found is None or found.origin is None:
+        return ""
+    return f"{found.origin}, match {found.label}" if found.label else str(found.origin)
 
 
 def _malformed(request: Request) -> str:
@@ -246,10 +264,11 @@ def _judge(workload: Workload | None, number: int, request: Request) -> _Judgeme
         return _Judgement(ALLOWED, " and ".join(_by(grounds) for grounds in by), by)
     if workload.mode is AccessMode.PERMISSIVE:
         return _Judgement(ALLOWED, f"{_text(workload.key)} is in permissive mode; nothing grants it")
-    words = _missing(workload, port, request, path)
+    words, step = _missing(workload, port, request, path)
     if workload.mode is AccessMode.AUDIT:
-        return _Judgement(AUDITED, f"{_text(workload.key)} is in audit mode; enforce mode would deny it: {words}")
-    return _Judgement(DENIED, words)
+        words = f"{_text(workload.key)} is in audit mode; enforce mode would deny it: {words}"
+        return _Judgement(AUDITED, words, step=step)
+    return _Judgement(DENIED, words, step=step)
 
 
 def _grounds(rule: AccessRule, request: Request, path: str) -> Iterable[Grounds]:
@@ -288,22 +307,30 @@ def _fits(pattern: Pattern, value: str) -> bool:
     return regex.matches(pattern.text, pattern.anchor.value, value)
 
 
-def _missing(workload: Workload, port: InboundPort, request: Request, path: str) -> str:
-    """Say what a denied request lacks at a workload."""
-    where = _text(workload.key)
+def _missing(workload: Workload, port: InboundPort, request: Request, path: str) -> tuple[str, str]:
+    """Say what a denied request lacks at a workload, and what would let it in."""
+    where, caller = _text(workload.key), _account(request.source)
+    what = f"{request.method} {path}" if port.protocol is Protocol.HTTP else f"port {port.number}"
+    write = f"write a TrafficTarget with destination {workload.origin}, source {caller} and a rule that matches {what}"
     if not any(inbound.rules for inbound in workload.ports):
-        return f"no TrafficTarget grants anything on {where}"
+        return f"no TrafficTarget grants anything on {where}", write
     here = [rule for rule in port.rules if any(principal.identity == request.source for principal in rule.principals)]
     if any(_is(principal, request) for rule in here for principal in rule.principals):
-        wanted = port.protocol is Protocol.HTTP and f"{request.method} {path}"
+        wanted = what if port.protocol is Protocol.HTTP else "it"
         lacking = {
             f"match {match.label!r} wants {_lacks(match, request, path)}"
             for rule in here
             for match in rule.matches or ()
         }
-        return f"{_targets(here)} lists the caller, but none of its rules matches {wanted or 'it'}{_list(lacking)}"
+        words = f"{_targets(here)} lists the caller, but none of its rules matches {wanted}{_list(lacking)}"
+        groups = {str(match.origin) for rule in here for match in rule.matches or () if match.origin is not None}
+        place = (
+            f"{' or '.join(sorted(groups))}, or a rule to {_targets(here)}" if groups else f"a rule of {_targets(here)}"
+        )
+        return words, f"add a match for {what} to {place}"
     if here:
-        return f"{_targets(here)} lists the caller's identity, but only from the addresses of selected pods"
+        words = f"{_targets(here)} lists the caller's identity, but only from the addresses of selected pods"
+        return words, f"call from a pod that the IdentityBinding of {caller} selects, or have it select more of them"
     elsewhere = [
         rule
         for inbound in workload.ports
@@ -311,14 +338,24 @@ def _missing(workload: Workload, port: InboundPort, request: Request, path: str)
         if any(principal.identity == request.source for principal in rule.principals)
     ]
     if elsewhere:
-        return f"{_targets(elsewhere)} lists the caller, but does not open port {port.number} of {where}"
+        words = f"{_targets(elsewhere)} lists the caller, but does not open port {port.number} of {where}"
+        return words, f"have a rule of {_targets(elsewhere)} open port {port.number}, or {write}"
     if port.rules:
-        return f"the caller is not among the sources of {_targets(port.rules)}"
-    return f"no TrafficTarget opens port {port.number} of {where}"
+        words = f"the caller is not among the sources of {_targets(port.rules)}"
+        return words, f"add {caller} to spec.sources of {_targets(port.rules, ' or ')}, or write one of its own"
+    return f"no TrafficTarget opens port {port.number} of {where}", write
 
 
-def _targets(rules: Iterable[AccessRule]) -> str:
-    return " and ".join(str(origin) for origin in sorted({rule.origin for rule in rules}))
+def _account(identity: str) -> str:
+    """Return the ServiceAccount of a SPIFFE id, or the id of somebody else."""
+    match identity.removeprefix("spiffe://").split("/"):
+        case [_, "ns", namespace, "sa", name]:
+            return f"ServiceAccount {namespace}/{name}"
+    return identity
+
+
+def _targets(rules: Iterable[AccessRule], word: str = " and ") -> str:
+    return word.join(str(origin) for origin in sorted({rule.origin for rule in rules}))
 
 
 def _list(items: Iterable[str]) -> str:
@@ -349,7 +386,8 @@ def _verdict(answer: _Answer) -> Verdict:
         if access == ALLOWED
         else ()
     )
-    return Verdict(access, by, _why(answer, access, mixed=len(found) > 1), arms)
+    steps = tuple(dict.fromkeys(judgement.step for _, judgement in answer.judged if judgement.step))
+    return Verdict(access, by, _why(answer, access, mixed=len(found) > 1), arms, steps=steps)
 
 
 def _workloads(arms: Iterable[Arm]) -> tuple[str, ...]:
@@ -382,8 +420,17 @@ def as_data(verdict: Verdict) -> dict[str, Any]:
         "access": verdict.access,
         "by": [_grounds_data(grounds) for grounds in verdict.by],
         "why": verdict.why,
+        "split": _split_data(verdict),
+        "steps": list(verdict.steps),
         "arms": [_arm_data(arm, mixed=mixed) for arm in verdict.arms],
     }
+
+
+def _split_data(verdict: Verdict) -> dict[str, str] | None:
+    if (split := verdict.split) is None:
+        return None
+    data = {"kind": split.kind, "namespace": split.namespace, "name": split.name}
+    return {**data, "match": verdict.match} if verdict.match else data
 
 
 def _grounds_data(grounds: Grounds) -> dict[str, str]:

@@ -399,7 +399,7 @@ _ROWS: tuple[Code, ...] = (
         "UnknownKindOfObject",
         _I,
         "The file holds an object of a kind that we do not read.",
-        "Nothing to do; it is ignored.",
+        "Correct a misspelled apiVersion or kind; of another kind there is nothing to do: it is ignored.",
     ),
     Code(
         "SMI0507",

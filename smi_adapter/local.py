@@ -1,8 +1,8 @@
 """A directory in, Envoys out: the whole program on one machine, without a cluster.
 
 Composes `DirectorySource`, `Compiler`, the ADS server, the embedded CA and the local runtime. The files are the API:
-saving one is `kubectl apply`. Everything of a run (lock, CA, logs, status socket) lives in one private folder, which
-is chosen by the directory's path, so that `smi-adapter status --source DIR` finds it.
+saving one is `kubectl apply`. What a run leaves behind or shows (lock, logs, status socket, keys while it lasts) lives
+in one private folder, which is chosen by the directory's path, so that `smi-adapter status --source DIR` finds it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +29,17 @@ from smi_adapter.decode import RawObject
 from smi_adapter.delivery.xds import AdsServer, ServerTls
 from smi_adapter.embedded_api.ledger import Ledger
 from smi_adapter.embedded_api.reporting import Reporting
-from smi_adapter.embedded_api.shelf import ShelfConflictError, ShelfError
+from smi_adapter.embedded_api.shelf import ShelfConflictError, ShelfError, ShelfUnreadableError
 from smi_adapter.embedded_api.store import Store
 from smi_adapter.findings import Finding, Ref, by_severity_then_object, printable
-from smi_adapter.identity.ca import Authority, AuthorityFileError, KeyPair
+from smi_adapter.identity.ca import Authority, KeyPair
 from smi_adapter.identity.issuer import Issuer
 from smi_adapter.runfolder import lock, private_folder, status_socket
 from smi_adapter.settings import Settings
 from smi_adapter.snapshot import Pod
 from smi_adapter.sources import Batch
 from smi_adapter.sources.directory import DirectorySource, claim_network
-from smi_adapter.sources.edits import ChangedError, EditError
+from smi_adapter.sources.edits import ChangedError, EditError, UnreadableError
 from smi_adapter.sources.processes import LocalRuntime, Setup, find_envoy, inherited
 
 if TYPE_CHECKING:
@@ -79,19 +80,21 @@ class LocalMesh:
     def __init__(self, source: Path, options: LocalOptions) -> None:
         self.path = source.absolute()
         self.compiled: app.Compiled | None = None
+        options = replace(options, state=options.state.absolute())  # proxies start in a folder of their own
         self._options = options
         self._started = time.time()
         self._changed = asyncio.Event()
         self._said: frozenset[Finding] = frozenset()
         private_folder(options.state)
         self._socket = status_socket(options.state)
-        if self._socket.parent != options.state.absolute():
+        if self._socket.parent != options.state:
             private_folder(self._socket.parent)
         self._lock = lock(options.state)
         trust_domain = options.settings.trust_domain
         self._own = f"spiffe://{trust_domain}{_OWN_ACCOUNT}"
-        self._authority = _authority(options.state / "ca.pem", trust_domain)
+        self._authority = Authority.create(trust_domain, time.time(), _AUTHORITY_LIFE)  # nobody knows it but this run
         self._issuer = Issuer(self._authority, options.settings.certificate_seconds)
+        self._key_folders: set[Path] = set()
         self._stirred = asyncio.Event()
         self.server = self.new_server()
         self._network, self._claim = claim_network()
@@ -123,7 +126,7 @@ class LocalMesh:
     @property
     def kubeconfig(self) -> Path:
         """Return the file by which kubectl finds the API of this run; it stays the same over restarts."""
-        return self._options.state.absolute() / "kubeconfig"
+        return self._options.state / "kubeconfig"
 
     @property
     def export(self) -> str:
@@ -152,6 +155,8 @@ class LocalMesh:
                 self._ledger.write(self._store)
             await self.runtime.stop()
             await self.server.stop()
+            for folder in self._key_folders:
+                shutil.rmtree(folder, ignore_errors=True)
             self._socket.unlink(missing_ok=True)
             self._claim.close()
             self._lock.close()
@@ -244,6 +249,7 @@ class LocalMesh:
         """Return the bootstrap of a pod's Envoy; its client certificate lies in files that `_rotate` replaces."""
         keys = self._keys(pod)
         private_folder(keys)
+        self._key_folders.add(keys)
         _write_pair(keys, self._issuer.key_pair(self._identity(pod), time.time()))
         sds = keys.with_suffix(".json")
         sds.write_text(json.dumps(envoy_bootstrap.key_pair_file(str(keys / "tls.crt"), str(keys / "tls.key"))))
@@ -348,6 +354,11 @@ class FileShelf:
         with _as_shelf_errors():
             self._source.put(ref, raw)
 
+    def check_removable(self, ref: Ref) -> None:
+        """Raise ShelfError if an object can't be removed from its files."""
+        with _as_shelf_errors():
+            self._source.check_removable(ref)
+
     def remove(self, ref: Ref) -> None:
         """Remove an object from its files."""
         with _as_shelf_errors():
@@ -360,6 +371,8 @@ def _as_shelf_errors() -> Iterator[None]:
         yield
     except ChangedError as error:
         raise ShelfConflictError(str(error)) from error
+    except UnreadableError as error:
+        raise ShelfUnreadableError(str(error)) from error
     except EditError as error:
         raise ShelfError(str(error)) from error
 
@@ -384,21 +397,6 @@ def _api_server(store: Store, shelf: FileShelf) -> ApiServer:
     from smi_adapter.embedded_api.server import ApiServer  # noqa: PLC0415
 
     return ApiServer(store, shelf)
-
-
-def _authority(path: Path, trust_domain: str) -> Authority:
-    """Load the CA of earlier runs, so that nobody has to be told of a new one; make it the first time."""
-    if path.exists():
-        authority = Authority.load(path)
-        if authority.trust_domain != trust_domain:
-            raise AuthorityFileError(
-                f"{path} is the CA of trust domain {authority.trust_domain}, not {trust_domain}; "
-                "name another folder with --state, or delete that file to begin anew"
-            )
-        return authority
-    authority = Authority.create(trust_domain, time.time(), _AUTHORITY_LIFE)
-    authority.save(path)
-    return authority
 
 
 def _write_pair(folder: Path, pair: KeyPair) -> None:

@@ -1,6 +1,6 @@
 """The private folder of one run: where it is, who holds it, and the socket on which the run says what it does.
 
-Chosen by the path of the served directory, so that `smi-adapter status --source DIR` finds it. Light to import.
+Chosen by the real path of the served directory, so that `smi-adapter status --source DIR` finds it. Light to import.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class StateFolderError(RuntimeError):
 
 
 def state_folder(source: Path) -> Path:
-    """Return where a run on that directory keeps its files: private, the same for each run on it."""
-    digest = hashlib.sha256(str(source.absolute()).encode()).hexdigest()[:12]
+    """Return where a run on that directory keeps its files: private, the same for each run on it, however spelled."""
+    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"{_PREFIX}{os.getuid()}" / digest
 
 
@@ -65,7 +65,11 @@ def private_folder(folder: Path) -> None:
     for place in ours:
         if place.exists() and not place.is_dir():
             raise StateFolderError(f"{place} is no folder; name another one with --state")
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise StateFolderError(f"{place} cannot be made: {why}; name another folder with --state") from error
         if place.stat().st_uid != os.getuid():
             raise StateFolderError(f"{place} belongs to somebody else; name another folder with --state")
         place.chmod(0o700)

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from smi_adapter.backends import ENTRY_POINT_GROUP, Backend  # noqa: E402 - of this checkout, installed or not
+from smi_adapter.backends import ENTRY_POINT_GROUP, WORDS, Backend, in_a_word  # noqa: E402 - of this checkout, installed or not
 from smi_adapter.findings import CODES, RESERVED, Code, Severity  # noqa: E402
 from smi_adapter.mesh import Feature  # noqa: E402
 
@@ -124,21 +125,12 @@ def _backends(backends: Mapping[str, Backend]) -> Iterator[str]:
     yield f"| | {' | '.join(f'`{name}`' for name in backends)} |"
     yield f"|---|{'---|' * len(backends)}"
     for feature in Feature:
-        cells = (_cell(feature, backend) for backend in backends.values())
+        cells = (in_a_word(feature, backend.features) for backend in backends.values())
         yield f"| {feature.value} | {' | '.join(cells)} |"
     yield ""
-    yield "- **root**: those requests go to the root Service, as if there were no split."
-    yield "- **closed**: what needs it is not granted; nobody gets in who should not."
-    yield "- **not its job**: the backend renders routes only. Neither what a TrafficTarget allows nor the closing of"
-    yield "  everything else is enforced by what it renders; every TrafficTarget gets an error that says so."
-
-
-def _cell(feature: Feature, backend: Backend) -> str:
-    if feature in backend.features:
-        return "yes"
-    if not feature.is_access:
-        return "root"
-    return "closed" if any(other.is_access for other in backend.features) else "not its job"
+    for word, meaning in WORDS.items():
+        text = f"- **{word}**: {meaning}"
+        yield from wrap(text, 110, subsequent_indent="  ")
 
 
 def pages() -> dict[Path, str]:

@@ -31,6 +31,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "metrics": "metrics.smi-spec.io",
     }
 )
+_SOURCE = "https://github.com/servicemeshinterface/smi-spec/blob/cc4babd"
 _DOCUMENTS = {"TS": "traffic-split", "TA": "traffic-access", "SP": "traffic-specs", "TM": "traffic-metrics"}
 _WORDS = {"spec": "the whole"}
 
@@ -44,6 +45,16 @@ class Check:
     document: str
     lines: str
     readings: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Return where the first line that is cited can be read; "": the specification is silent."""
+        if self.document == "silent":
+            return ""
+        first = self.document.split(",")[0]
+        line = self.lines.split(";")[0].split(" ")[0].split("-")[0]
+        folder = first.partition("/")[0]
+        return f"{_SOURCE}/{f'apis/{first}/{folder}.md' if '/' in first else first}#{line}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ written, 130 on ^C.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Generator
@@ -21,7 +20,8 @@ import yaml
 
 from smi_conformance import __version__, catalog, report, tally
 from smi_conformance.catalog import FEATURES, PROFILES
-from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, ending
+from smi_conformance.page import page
+from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, ending, written
 from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.selection import SelectionError, known_id, selection
@@ -31,7 +31,7 @@ _MAIN = "smi_conformance.test_cases"
 _FROM_ONE = click.IntRange(min=1)
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="smi-conformance")
 def main() -> None:
     """Conformance suite for the Service Mesh Interface: real traffic decides."""
@@ -120,6 +120,8 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         "ignore",
         "-p",
         "no:cacheprovider",
+        "--noconftest",
+        f"--rootdir={Path(__file__).parent}",
     ]
     arguments += [
         "--pyargs",
@@ -136,9 +138,12 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
     arguments += ["--smi-quick"] if options["quick"] else []
     arguments += ["--smi-keep"] if options["keep"] else []
     arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed here has no part in it
     result = _Result(str(options["junit"]))
-    code = int(pytest.main(arguments, plugins=[result]))
+    with pytest.MonkeyPatch.context() as alone:  # whatever else is installed or set here has no part in it
+        alone.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+            alone.delenv(name, raising=False)
+        code = int(pytest.main(arguments, plugins=[result]))
     if result.report is None:
         click.echo("nothing was run", err=True)
         if code == pytest.ExitCode.INTERRUPTED:
@@ -157,6 +162,9 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         except OSError as error:
             result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
             click.echo(result.unwritten, err=True)
+    if not interrupted and number + 1 == options["repeat"] and not result.unwritten:
+        places = " and ".join(str(options[name]) for name in ("report_path", "html") if options[name])
+        click.echo(written(result.report, places) if places else "no report was kept: --report FILE writes one")
     return 5 if (result.unwritten or result.junit) and verdict in {0, 4} else verdict
 
 
@@ -314,6 +322,17 @@ def validate(path: str) -> None:
         raise click.ClickException(f"it does not say what follows from its own cases:\n{lines}")
     hindrances = tally.hindrances(tally.basis_of(found))
     click.echo(f"{path} is valid and " + (f"not submittable: {'; '.join(hindrances)}" if hindrances else "submittable"))
+
+
+@main.command("page")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+@click.argument("html", type=click.Path(dir_okay=False))
+def write_page(path: str, html: str) -> None:
+    """Write a report as a page, without a run."""
+    try:
+        Path(html).write_text(page(report.read(Path(path))), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()

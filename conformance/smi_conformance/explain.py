@@ -203,14 +203,13 @@ def explained(name: str, version: str = "") -> str:
         where = "the specification is silent" if check.document == "silent" else f"{check.document} {check.lines}"
         only = entry.only(check)
         lines.append(f"{check.level:12} {where}" + (f" ({only} only)" if only else ""))
+        lines += [f"{'':12} {check.url}"] if check.url else []
         lines += [f"{'':12} [{key}: {value}]" for key, value in check.readings.items()]
     lines.append(f"{'versions':12} {', '.join(entry.versions)}")
     if entry.feature:
         lines.append(f"{'feature':12} {entry.feature}")
     if entry.needs:
         lines.append(f"{'needs':12} {', '.join(entry.needs)}")
-    if entry.rows:
-        lines.append(f"{'decisions':12} {', '.join(entry.rows)}")
     if entry.later:
         return "\n".join([*lines, "", "This case comes with a later version of the suite."])
     registered = cases().get(name)

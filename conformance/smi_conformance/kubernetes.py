@@ -13,7 +13,8 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module, resources
 from typing import Any
 
@@ -43,6 +44,8 @@ _CAPABILITIES = frozenset(
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _MANAGER = "smi-conformance"
 _READY = 180.0
+_SLOW = 10.0
+"""Seconds after which somebody who looks on wants to know what is waited for."""
 _CONFLICTS = 10
 """So often an object is read and written again if somebody else (a controller's status) was faster."""
 _STDIN, _STDOUT, _ERROR = 0, 1, 3
@@ -133,6 +136,9 @@ class KubernetesHarness:
         self._streams: dict[str, ExecStream] = {}
         self._pods: dict[str, tuple[Pod, ...]] = {}
         self._read_lines: dict[str, int] = {}
+        self._slow: set[str] = set()
+        self.tell: Callable[[str], None] = lambda _: None
+        """Takes what those who look on should know; the verdicts come another way."""
         hooks = target.hooks
         extra = {"restart"} if hooks.get("stop") and hooks.get("start") else set()
         extra |= {"watch-fault"} if hooks.get("breakWatch") else set()
@@ -176,7 +182,7 @@ class KubernetesHarness:
         try:
             aiohttp = import_module("aiohttp")
         except ImportError as error:
-            message = "the Kubernetes harness needs: pip install 'smi-conformance[kubernetes]'"
+            message = "the Kubernetes harness needs aiohttp: pip install './conformance[kubernetes]' in a checkout"
             raise HarnessError(message) from error
         self._client_error = aiohttp.ClientError
         found = await kubeconfig.access(self._context, self._path)
@@ -269,6 +275,7 @@ class KubernetesHarness:
         if (stream := self._streams.pop(app.key, None)) is not None:
             await stream.close()
         path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
+        started = time.monotonic()
         for _ in range(int(_READY / 0.25)):
             _, found = await self._must("GET", path)
             if _rolled_out(found, app.replicas):
@@ -276,6 +283,10 @@ class KubernetesHarness:
                 if len(pods) == app.replicas:
                     self._pods[app.key] = pods
                     return pods
+            if time.monotonic() - started > _SLOW and app.namespace not in self._slow:
+                self._slow.add(app.namespace)  # one of them will do
+                why = f"kubectl get pods --namespace {app.namespace} says why"
+                self.tell(f"waiting for pods of {app.key}, for at most {_READY:.0f} s ({why})")
             await asyncio.sleep(0.25)
         raise HarnessError(f"{app.key} did not become ready in {_READY:.0f} s")
 

@@ -117,6 +117,10 @@ async def shop(
     return found
 
 
+CLOSED = "begins denied"
+"""What a house that nobody was let into yet has to be, in other words than a denial that a case asserts."""
+
+
 @dataclass(frozen=True, slots=True)
 class House:
     """Servers `api` and `web` with a Service each, and clients who may be let in."""
@@ -200,5 +204,5 @@ async def house(trial: Trial, *, ports: tuple[ServicePort, ...] = HTTP, more: tu
     servers = {name: found.service(name, ports=ports) for name in ("api", "web")}
     found = replace(found, names={**found.names, **await trial.furnish(place, servers)})
     if ports[0].protocol == "http":
-        await trial.closed(found.who("alice"), found.to(port=ports[0].port), k=5)
+        await trial.closed(found.who("alice"), found.to(port=ports[0].port), k=5, what=CLOSED)
     return found

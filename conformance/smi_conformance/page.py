@@ -1,6 +1,7 @@
 """A report as one page of HTML: no network, no script that is needed, readable on paper.
 
-A matrix of cases by version, what was observed, and where in the specification the rule stands.
+A matrix of cases by version, what was observed, and where in the specification the rule stands. What nobody claims is
+there for information: what failed of it is told, but not as a failure of the whole.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from smi_conformance import catalog
+from smi_conformance import catalog, tally
 
-_SOURCE = "https://github.com/servicemeshinterface/smi-spec/blob/cc4babd/apis/"
 _MARKS = {
     "passed": "✓",
     "failed": "✗",
@@ -27,11 +27,16 @@ _STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8884;vertical-align:top}
-td.m{text-align:center;width:4.5rem}
+td:first-child{white-space:nowrap}.m{text-align:center;width:4.5rem}.unclaimed{color:#777;font-weight:700}
 .passed{color:#15803d}.failed,.error{color:#b91c1c;font-weight:700}.skipped,.notSupported,.notServed{color:#777}
 .observed{color:#6d28d9}code{font-size:.9em}small{color:#777}details{margin:.15rem 0}summary{cursor:pointer}
 .card{display:inline-block;border:1px solid #8886;border-radius:.4rem;padding:.5rem .8rem;margin:.3rem .5rem .3rem 0}
-pre{white-space:pre-wrap;margin:.2rem 0;font-size:.85em}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0;font-size:.85em}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:0}dt{color:#777}dd{margin:0}
+@media(max-width:46rem){body{margin:1rem auto}.cases tr{display:flex;flex-wrap:wrap;border-bottom:1px solid #8884}
+.cases td,.cases th{border:0;width:3.2rem;padding:.15rem .25rem}.cases th{font-size:.7em}
+.cases td:last-child,.cases th:last-child{flex:0 0 100%;width:auto}
+dl{grid-template-columns:1fr}dd{margin:0 0 .3rem 1rem}}
 """
 
 
@@ -40,29 +45,63 @@ def page(report: Mapping[str, Any]) -> str:
     who, suite = report["implementation"], report["suite"]
     title = f"{who['project']} {who['version']}: SMI conformance"
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>",
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width,initial-scale=1'>",
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         f"<h1>{escape(title)}</h1><p>{escape(who['organization'])}, ",
         f"<a href='{escape(who['url'])}'>{escape(who['url'])}</a>",
         f" · {escape(report['date'])} · harness {escape(report['environment']['harness'])}",
         f" · suite {escape(suite['version'])}, specification {escape(suite['specVersion'])}",
-        f" · {'submittable' if report['submittable'] else 'not submittable'}</p>",
-        "".join(_card(profile) for profile in report["profiles"]),
+        f"</p><p>{_standing(report)}</p>",
+        "".join(_card(report, profile) for profile in report["profiles"]),
         _matrix(report),
-        "<h2>Settings</h2><pre>",
-        escape(json.dumps({"settings": report["settings"], "environment": report["environment"]}, indent=1)),
-        "</pre></html>\n",
+        f"<h2>Settings</h2>{_said(report['settings'])}",
+        f"<h2>Environment</h2>{_said(report['environment'])}</html>\n",
     ]
     return "".join(parts)
 
 
-def _card(profile: Mapping[str, Any]) -> str:
-    kind = {"success": "passed", "failure": "failed"}.get(profile["core"]["result"], "skipped")
-    features = ", ".join(profile.get("verifiedFeatures", ()))
-    more = f"<br><small>verified: {escape(features)}</small>" if features else ""
-    result = escape(profile["core"]["result"])
+def _standing(report: Mapping[str, Any]) -> str:
+    """Return whether the report can be handed in, which says nothing of how well it looks, and why it can't be."""
+    if report["submittable"]:
+        return "<b>Submittable</b>: complete, without errors, and every claimed feature verified."
+    known = report["suite"]["catalogDigest"] == catalog.digest()
+    reasons = tally.hindrances(tally.basis_of(report)) if known else ["made with another catalogue"]
+    return f"<b>Not submittable</b>: {escape('; '.join(reasons))}."
+
+
+def _said(fields: Mapping[str, Any]) -> str:
+    """Return settings as text: a name and what it is."""
+    rows = (f"<dt>{escape(name)}<dd>{escape(_words(value)) or 'none'}" for name, value in fields.items())
+    return f"<dl>{''.join(rows)}</dl>"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_words(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_words(item) for item in value)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _card(report: Mapping[str, Any], profile: Mapping[str, Any]) -> str:
+    claimed = tally.is_claimed(report, profile["name"])
+    levels = {name: profile[name] for name in ("core", "extended") if name in profile}
+    name = next((name for name, level in levels.items() if level["result"] != "notRun"), "core")  # some have no core
+    result = str(levels[name]["result"])
+    kind = {"success": "passed", "failure": "failed"}.get(result, "skipped") if claimed else "unclaimed"
+    failed = [case for level in levels.values() for case in level.get("failedCases", ())]
+    links = ", ".join(f"<a href='#{escape(case.partition('[')[0])}'>{escape(case)}</a>" for case in failed)
+    verified = escape(", ".join(profile.get("verifiedFeatures", ())))
+    more = [f"failed: {links}"] if links else []
+    more += [f"verified: {verified}"] if verified else []
+    words = escape(result if name == "core" else f"{name} {result}")
     return (
-        f"<div class=card><b>{escape(profile['name'])}</b> <span class={kind}>{result}</span>"
-        f"<br>{escape(profile.get('summary', ''))}{more}</div>"
+        f"<div class=card><b>{escape(profile['name'])}</b> <span class={kind}>{words}</span>"
+        + ("" if claimed else " · not claimed, for information")
+        + f"<br>{escape(profile.get('summary', ''))}"
+        + "".join(f"<br><small>{line}</small>" for line in more)
+        + "</div>"
     )
 
 
@@ -71,22 +110,24 @@ def _matrix(report: Mapping[str, Any]) -> str:
     for row in report["cases"]:
         rows[row["id"]].append(row)
     versions = sorted({row.get("apiVersion", "") for row in report["cases"]})
-    head = "".join(f"<th>{escape(version)}" for version in versions)
-    out = ["<h2>Cases</h2><table><tr><th>Case", head, "<th>Rule, source, and what was observed"]
+    head = "".join(f"<th class=m>{escape(version)}" for version in versions)
+    out = ["<h2>Cases</h2><table class=cases><tr><th>Case", head, "<th>Rule, source, and what was observed"]
     entries = catalog.entries()
     for name in [name for name in entries if name in rows]:
+        claimed = any(tally.is_claimed(report, profile) for profile in entries[name].profiles)
         out.append(f"<tr id={name}><td><a href='#{name}'>{name}</a>")
         for version in versions:
             found = [row for row in rows[name] if row.get("apiVersion") == version]
-            marks = "".join(
-                f"<span class={row['result']} title='{escape(row['level'])}: {escape(row['result'])}'>"
-                f"{_MARKS[row['result']]}</span>"
-                for row in found
-            )
-            out.append(f"<td class=m>{marks}")
+            out.append(f"<td class=m>{''.join(_mark(row, claimed=claimed) for row in found)}")
         out.append(f"<td>{escape(entries[name].rule)} {_sources(entries[name])}{_details(rows[name])}")
     legend = " ".join(f"<span class={name}>{mark} {name}</span>" for name, mark in _MARKS.items())
     return "".join(out) + f"</table><p><small>{legend}</small></p>"
+
+
+def _mark(row: Mapping[str, Any], *, claimed: bool) -> str:
+    result = str(row["result"])
+    kind, more = (result, "") if claimed or result != "failed" else ("unclaimed", ", of a profile that is not claimed")
+    return f"<span class={kind} title='{escape(row['level'])}: {escape(result)}{more}'>{_MARKS[result]}</span>"
 
 
 def _sources(entry: catalog.Entry) -> str:
@@ -94,16 +135,13 @@ def _sources(entry: catalog.Entry) -> str:
     for check in entry.checks:
         only = entry.only(check)
         level = f"{check.level} ({only})" if only else check.level
-        first = check.document.split(",")[0]
-        line = check.lines.split(";")[0].split(" ")[0].split("-")[0]
-        if first == "silent":
-            links.append(f"{level}: the specification is silent")
-            continue
-        place = (
-            f"{first.partition('/')[0]}/{first.partition('/')[2]}/{first.partition('/')[0]}.md" if "/" in first else ""
+        where = f"{check.document} {check.lines}"
+        silent = not check.url
+        links.append(
+            f"{level}: the specification is silent"
+            if silent
+            else f"{level}: <a href='{escape(check.url)}'>{escape(where)}</a>"
         )
-        url = f"{_SOURCE}{place}#{line}" if place else f"{_SOURCE.removesuffix('apis/')}{first}#{line}"
-        links.append(f"{level}: <a href='{escape(url)}'>{escape(check.document)} {escape(check.lines)}</a>")
     return f"<br><small>{' · '.join(links)}</small>"
 
 

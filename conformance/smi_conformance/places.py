@@ -41,7 +41,7 @@ class Place:
     apps: Mapping[str, App]
     layout: tuple[App, ...]
     enforced: bool
-    standing: dict[Service, Manifest] = field(default_factory=dict)
+    standing: dict[Service, Manifest] = field(default_factory=dict, compare=False)
     """The Services that stay, by what they are but for the name."""
 
     def __getitem__(self, name: str) -> App:
@@ -108,10 +108,12 @@ class Pool:
 
     async def _drop(self, place: Place) -> None:
         if place in self._all:
-            if place.standing:
-                await self.harness.delete(list(place.standing.values()))
-                place.standing.clear()
-            await self.harness.remove_namespace(place.namespace)
+            try:
+                if place.standing:  # a driver need not know that what is in a namespace goes with it
+                    await self.harness.delete(list(place.standing.values()))
+                    place.standing.clear()
+            finally:
+                await self.harness.remove_namespace(place.namespace)
             self._all = [other for other in self._all if other is not place]  # now only: what stays is listed
 
     def namespaces(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from smi_conformance import report
+from smi_conformance import report, tally
 from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
@@ -31,6 +31,7 @@ RUN: pytest.StashKey[Run] = pytest.StashKey()
 REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
 _ITEM = "smi_instance"
+UNCLAIMED = "(not claimed, for information)"
 _GUARDED = frozenset({"ACCESS", "ACCESS-L4", "IDENTITY"})
 
 
@@ -150,8 +151,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     options = {"profiles": "--smi-profile", "versions": "--smi-versions", "cases": "--smi-case"}
     run.selection = {name: sorted(chosen) for name, option in options.items() if (chosen := _names(config, option))}
     config.stash[RUN] = run
+    progress = Progress(len(selected))
     if int(config.getoption("verbose")) <= 0:
-        run.tell = Progress(len(selected)).tell  # when it is known: pytest asks in another order
+        run.tell = progress.tell  # when it is known: pytest asks in another order
+    for harness in run.harnesses:
+        if isinstance(harness, KubernetesHarness):
+            harness.tell = progress.say
     run.start(selected, keep=bool(config.getoption("--smi-keep")))
 
 
@@ -189,11 +194,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     path, unwritten = str(config.getoption("--smi-report")), config.stash.get(UNWRITTEN, "")
     for line in ending(made, config.stash[RUN], path, unwritten=unwritten):
         terminalreporter.write_line(line)
+    if path and not unwritten and not config.stash[RUN].interrupted:
+        terminalreporter.write_line(written(made, path))
 
 
 def ending(made: report.Report, run: Run, path: str, *, unwritten: str = "") -> list[str]:
     """Return what there is to say at the end of every run: profiles, and of an interrupted one what is known."""
-    lines = [f"{profile['name']:10} {profile['summary']}" for profile in made["profiles"]]
+    lines = []
+    for name, summary in ((profile["name"], profile["summary"]) for profile in made["profiles"]):
+        lines.append(f"{name:10} {summary}" + ("" if tally.is_claimed(made, name) else f" {UNCLAIMED}"))
     if not run.interrupted:
         return lines
     known = Counter(outcome.worst for outcome in run.outcomes.values() if outcome.worst != "error")
@@ -206,6 +215,14 @@ def ending(made: report.Report, run: Run, path: str, *, unwritten: str = "") -> 
     return lines
 
 
+def written(made: report.Report, where: str) -> str:
+    """Return where the report of a run is that went to its end, and whether it can be handed in."""
+    hindrances = tally.hindrances(tally.basis_of(made))
+    return f"the report is in {where}: " + (
+        f"not submittable: {'; '.join(hindrances)}" if hindrances else "submittable"
+    )
+
+
 class Progress:
     """Says on stdout how far the run is: a line that moves on a terminal, one line for each result elsewhere."""
 
@@ -214,6 +231,13 @@ class Progress:
         self._counts: Counter[str] = Counter()
         self._started = time.monotonic()
         self._terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
+        self._trouble = ""
+
+    def say(self, line: str) -> None:
+        """Print something that is no outcome."""
+        out: Any = sys.__stdout__
+        out.write(f"\r\x1b[K{line}\n" if self._terminal else f"{line}\n")
+        out.flush()
 
     def tell(self, outcome: Outcome) -> None:
         """Print one outcome."""
@@ -223,7 +247,9 @@ class Progress:
         seconds = time.monotonic() - self._started
         out: Any = sys.__stdout__
         bad = outcome.worst in {"failed", "error"}
-        line = f"{outcome.worst:12} {outcome.instance.id:18} {outcome.reason}".rstrip()
+        again = outcome.worst == "error" and outcome.reason == self._trouble
+        self._trouble = outcome.reason if outcome.worst == "error" else self._trouble
+        line = f"{outcome.worst:12} {outcome.instance.id:18} {'(the same)' if again else outcome.reason}".rstrip()
         if self._terminal:
             out.write("\r\x1b[K")
         if bad or not self._terminal:

@@ -288,11 +288,15 @@ class Run:
             future.set_result(outcome)
 
     def _fill(self) -> None:
-        """Give the cases that have no outcome one that says so; of an interrupted run nobody wants to see them all."""
+        """Give the cases that have no outcome one that says so.
+
+        Nobody wants to see them all of a run that was interrupted, or that did not even begin: its end says why.
+        """
+        begun = bool(self.outcomes)
         reason = "no verdict: the run was interrupted" if self.interrupted else self.broken or "the run ended early"
         for instance in self._selected:
             if not self._futures[instance.id].done():
-                self._finish(Outcome(instance, _same(instance, "error", reason)), tell=not self.interrupted)
+                self._finish(Outcome(instance, _same(instance, "error", reason)), tell=begun and not self.interrupted)
 
     def _before(self, instance: Instance) -> tuple[Verdict, ...]:
         """Return the verdicts of an instance that can't be played, and why."""

@@ -2,8 +2,9 @@
 
 Everything here is worked out from the rows of a report, what was served and what was claimed, and from nothing else. So
 a report is made with these functions, and whoever receives one works out the same again (`differences`). Counting: an
-error and a missing capability count as skipped and leave a level `partial` at best; a version that is not served counts
-as failed where it was claimed, and not at all otherwise; features that are not claimed and observations never count.
+error and a missing capability count as skipped and leave a level `partial` at best, as do cases that did not run. A
+version that is not served counts as failed where it was claimed, and not at all otherwise; features that are not
+claimed and observations never count.
 """
 
 from __future__ import annotations
@@ -84,21 +85,22 @@ def _name(row: Row) -> str:
 
 def _profile(name: str, basis: Basis) -> dict[str, Any]:
     mine = basis.mine(name)
-    core = _level(mine, ("must",), basis)
-    extended = _level(mine, ("should", "extended"), basis)
     ran: dict[str, set[str]] = defaultdict(set)
     for row in mine:
         ran[_name(row)].add(str(row["result"]))
+    wanted = [item for item in basis.wanted() if name in item.entry.profiles]
+    missing = [item for item in wanted if item.id not in ran]
+    core, extended = (_level(mine, levels, basis, missing) for levels in _PARTS.values())
     results: dict[str, set[str]] = defaultdict(set)
-    for item in basis.wanted():  # what was not run is no evidence
-        if name in item.entry.profiles and item.entry.feature:
+    for item in wanted:  # what was not run is no evidence
+        if item.entry.feature:
             results[item.entry.feature].add(worst(ran[item.id]) if item.id in ran else "notRun")
     verified = {feature for feature, found in results.items() if "passed" in found and found <= _GOOD}
     features = {entry.feature for entry in catalog.entries().values() if name in entry.profiles and entry.feature}
     claimed = features & basis.features
     return {
         "name": name,
-        "summary": _summary(core, extended),
+        "summary": _summary(name, mine, (core, extended), (len(wanted) - len(missing), len(wanted))),
         "core": core,
         "extended": extended,
         "verifiedFeatures": sorted(claimed & verified),
@@ -112,7 +114,15 @@ def worst(results: Iterable[str]) -> str:
     return min(results, key=RANKED.index, default="observed")
 
 
-def _level(rows: Iterable[Row], levels: tuple[str, ...], basis: Basis) -> dict[str, Any]:
+_PARTS: Mapping[str, tuple[str, ...]] = {"Core": ("must",), "Extended": ("should", "extended")}
+"""What a profile has results of, and the levels that count there."""
+
+
+def _has(item: Instance, levels: tuple[str, ...]) -> bool:
+    return any(check.level in levels for check in item.checks)
+
+
+def _level(rows: Iterable[Row], levels: tuple[str, ...], basis: Basis, missing: Iterable[Instance]) -> dict[str, Any]:
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failed: set[str] = set()
     skipped: set[str] = set()
@@ -131,7 +141,8 @@ def _level(rows: Iterable[Row], levels: tuple[str, ...], basis: Basis) -> dict[s
             if result == "failed":
                 failed.add(_name(row))
     done = counts["passed"] + counts["failed"]
-    result = "failure" if counts["failed"] else "partial" if counts["skipped"] and done else "success"
+    part = counts["skipped"] or any(_has(item, levels) for item in missing)
+    result = "failure" if counts["failed"] else "partial" if part else "success"
     level: dict[str, Any] = {"result": result if done else "notRun", "statistics": counts}
     if failed:
         level["failedCases"] = sorted(failed)
@@ -140,16 +151,32 @@ def _level(rows: Iterable[Row], levels: tuple[str, ...], basis: Basis) -> dict[s
     return level
 
 
-def _summary(core: Mapping[str, Any], extended: Mapping[str, Any]) -> str:
+_RESULTS = {"success": "passed", "partial": "passed in part", "failure": "failed", "notRun": "not run"}
+
+
+def _summary(name: str, rows: Sequence[Row], made: Iterable[Mapping[str, Any]], ran: tuple[int, int]) -> str:
+    """Say it in one line; of a part of the profile first of all that it is one."""
     words = []
-    for name, level in (("Core", core), ("Extended", extended)):
+    for (part, levels), level in zip(_PARTS.items(), made, strict=True):
+        if not any(name in item.entry.profiles and _has(item, levels) for item in instances()):
+            words.append(f"{part} has no cases")
+            continue
         counts = level["statistics"]
-        text = {"success": "passed", "partial": "passed in part", "failure": "failed", "notRun": "not run"}[
-            level["result"]
-        ]
-        more = [f"{counts[key]} {key}" for key in ("failed", "skipped") if counts[key]]
-        words.append(f"{name} {text}" + (f" ({', '.join(more)})" if more else ""))
-    return "; ".join(words) + "."
+        errors = sum(row["result"] == "error" and row["level"] in levels for row in rows)
+        told = {
+            "failed": counts["failed"],
+            "skipped": counts["skipped"] - errors,
+            "without a verdict": errors,
+        }
+        more = ", ".join(f"{count} {word}" for word, count in told.items() if count)
+        words.append(f"{part} {_RESULTS[level['result']]}" + (f" ({more})" if more else ""))
+    done, all_ = ran
+    return (f"In part ({done} of {all_} cases): " if done < all_ else "") + "; ".join(words) + "."
+
+
+def is_claimed(report: Mapping[str, Any], profile: str) -> bool:
+    """Tell whether a profile is claimed, not only played to see how it does; older reports don't say."""
+    return "claims" not in report or profile in report["claims"]["profiles"]
 
 
 # ------------------------------------------------------------------------------------------ a report of somebody else

@@ -53,6 +53,9 @@ class Rules:
 LEDGER = 10.0
 """Seconds within which a request that was answered has to be in the ledger."""
 
+ROOM = 5.0
+"""Seconds, besides the quiet time, that good answers which began before the deadline may take to be enough."""
+
 QUICK = Rules(samples=500, quiet=0.3, denial_seconds=0.6, fixed=25, quick=True)
 
 
@@ -194,7 +197,10 @@ class Trial:
     async def eventually(  # noqa: PLR0913
         self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
     ) -> list[Reply]:
-        """Wait until k answers in a row are good and every workload in `see` has answered; return them."""
+        """Wait until k answers in a row are good and every workload in `see` has answered; return them.
+
+        The first of them has to be sent before the deadline: what begins later is late, however soon it is seen.
+        """
         k, rules = k or self.rules.k, self.rules
         quiet = rules.quiet if k >= rules.k else 0.0
         end = time.monotonic() + rules.deadline
@@ -203,6 +209,8 @@ class Trial:
         pause = 0.02
         while True:
             sent = time.monotonic()
+            if sent > (max(end, began + quiet + ROOM) if streak else end):
+                raise Failure(f"{what}: not within {rules.deadline:g} s; last seen: {wrong}")
             replies = await self.send(client, req, Batch(n=size, concurrency=4, timeout=min(3.0, rules.deadline)))
             bad = next((reply for reply in replies if not good(reply)), None)
             if bad is None:
@@ -218,8 +226,6 @@ class Trial:
                 pause = quiet / 2
             else:
                 streak, wrong, size, pause = [], str(bad), max(1, min(4, k // 2)), min(0.2, pause * 1.5)
-            if time.monotonic() > end:
-                raise Failure(f"{what}: not within {rules.deadline:g} s; last seen: {wrong}")
             await asyncio.sleep(max(pause, 0.02))
 
     async def reaches(self, client: App, req: Req, *apps: str, k: int = 0) -> None:
@@ -318,12 +324,12 @@ class Trial:
         """Wait until requests are answered by a workload."""
         await self._stays(client, req, lambda reply: reply.ok, what or f"{_say(client, req)} is allowed", k=k)
 
-    async def closed(self, client: App, req: Req, *, k: int = 0) -> None:
+    async def closed(self, client: App, req: Req, *, k: int = 0, what: str = "is denied") -> None:
         """Wait until requests are no longer answered.
 
         A few bad answers are enough only for a caller that goes on to prove it, or to begin with.
         """
-        await self.eventually(client, req, lambda reply: not reply.ok, f"{_say(client, req)} is denied", k=k)
+        await self.eventually(client, req, lambda reply: not reply.ok, f"{_say(client, req)} {what}", k=k)
 
     async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
         """Prove a denial: control, then requests that no server receives, then control again."""

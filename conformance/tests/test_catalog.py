@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import smi_conformance
 from smi_conformance import catalog
+from smi_conformance.cli import main
 from smi_conformance.explain import explained
 from smi_conformance.registry import cases, pending
 from smi_conformance.runner import instances
@@ -137,3 +140,18 @@ def test_echo_needs_the_standard_library_alone() -> None:
             assert node.module in allowed
         if isinstance(node, ast.Import):
             assert {item.name for item in node.names} <= allowed
+
+
+def test_an_explanation_says_where_the_rule_can_be_read_and_nothing_that_one_mesh_alone_knows() -> None:
+    text = explained("TS-20")
+    entry = catalog.entries()["TS-20"]
+    assert entry.checks[0].url in text
+    assert re.fullmatch(r"https://\S+/apis/traffic-split/v1alpha4/traffic-split.md#L\d+", entry.checks[0].url)
+    assert entry.rows
+    assert not any(re.search(rf"\b{row}\b", text) for row in entry.rows)
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["explain"], ["diff"]])
+def test_help_has_a_short_name_too(command: list[str]) -> None:
+    done = CliRunner().invoke(main, [*command, "-h"])
+    assert (done.exit_code, "Usage:" in done.output) == (0, True), done.output

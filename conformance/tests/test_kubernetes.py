@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
-from smi_conformance import echo
+from smi_conformance import echo, kubernetes
 from smi_conformance.kubernetes import ExecStream, KubernetesHarness
 from smi_conformance.protocol import App, Batch, HarnessError, Port, Req
 from smi_conformance.target import Target, load
@@ -37,6 +38,7 @@ class Cluster:
         self.log = folder / "log"
         self.groups = True
         self.broken = False
+        self.ready = True
         self.refusal: tuple[int, str] = (0, "")
         self.commands: list[list[str]] = []
 
@@ -91,7 +93,7 @@ class Cluster:
                     "observedGeneration": 3,
                     "replicas": count,
                     "updatedReplicas": count,
-                    "readyReplicas": count,
+                    "readyReplicas": count if self.ready else 0,
                 }
             raw["metadata"].pop("resourceVersion", None)
             self.objects[path] = raw
@@ -349,3 +351,37 @@ def test_a_kubeconfig_without_the_context_is_told(tmp_path: Path) -> None:
     harness = KubernetesHarness(target_of(tmp_path), "kind-x", str(tmp_path / "config"))
     with pytest.raises(HarnessError, match="no context 'kind-x'"):
         asyncio.run(harness.start())
+
+
+def test_who_looks_on_is_told_once_that_pods_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "_SLOW", 0.0)
+
+    async def story() -> None:
+        async with cluster(tmp_path) as (found, harness):
+            await harness.start()
+            said: list[str] = []
+            found.ready = False
+
+            def tell(line: str) -> None:
+                said.append(line)
+                found.ready = True
+                for path, item in found.objects.items():
+                    if "/deployments/" in path:
+                        item["status"]["readyReplicas"] = item["spec"]["replicas"]
+
+            harness.tell = tell
+            await asyncio.gather(*(harness.deploy(App(name, "cf-1")) for name in ("api", "web")))
+            (line,) = said
+            assert "waiting for pods of cf-1/" in line
+            assert "kubectl get pods --namespace cf-1" in line
+
+    asyncio.run(story())
+
+
+def test_without_aiohttp_a_command_is_named_that_works_in_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    (tmp_path / "target.yaml").write_text(TARGET)
+    with pytest.raises(HarnessError, match=re.escape("pip install './conformance[kubernetes]' in a checkout")):
+        asyncio.run(KubernetesHarness(target_of(tmp_path)).start())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from smi_conformance.explain import Recorder
-from smi_conformance.layouts import GUARD, TWIN, house
+from smi_conformance.layouts import GUARD, TWIN, house, shop
 from smi_conformance.model import versions_for
 from smi_conformance.places import Place, Pool
 from smi_conformance.protocol import App, HarnessError, Pod
+from smi_conformance.render import Manifest
 from smi_conformance.trial import QUICK, Trial
 
 LAYOUT = (App("client"),)
@@ -69,6 +70,54 @@ def test_the_place_of_a_case_that_went_wrong_is_removed_and_that_of_another_is_l
     first, second = asyncio.run(after(bad=True))
     assert harness.there == {second.namespace, second["client"].key}
     assert first.namespace != second.namespace
+
+
+def test_services_that_no_case_changes_stay_with_their_place_and_go_with_it() -> None:
+    harness, deleted = Harness(), []
+
+    async def delete(manifests: Sequence[Manifest]) -> None:
+        deleted.extend(item["metadata"]["name"] for item in manifests)
+
+    harness.delete = delete  # type: ignore[method-assign]
+
+    async def play() -> list[dict[str, str]]:
+        pool = Pool(harness)
+        names = []
+        for bad in (False, True, False):
+            one = trial(harness, pool)
+            found = await shop(one, enforced=True)
+            names.append({"place": found.ns, **{name: found.names[name] for name in ("root", "v1", "v2")}})
+            await one.close(bad=bad)
+            assert names[-1]["root"] in deleted
+        return names
+
+    first, second, third = asyncio.run(play())
+    assert first["root"] != second["root"]
+    assert {name: first[name] for name in ("place", "v1", "v2")} == {
+        name: second[name] for name in ("place", "v1", "v2")
+    }
+    assert {second["v1"], second["v2"]} <= set(deleted), "the place of a case that went wrong is removed"
+    assert third["place"] != second["place"]
+    assert not {third["v1"], third["v2"]} & set(deleted)
+
+
+def test_a_namespace_is_removed_though_its_services_could_not_be_deleted() -> None:
+    harness = Harness()
+
+    async def refuse(manifests: Sequence[Manifest]) -> None:
+        del manifests
+        raise HarnessError("no answer")
+
+    async def play() -> str:
+        pool = Pool(harness)
+        one = trial(harness, pool)
+        found = await shop(one, enforced=True)
+        harness.delete = refuse  # type: ignore[method-assign]
+        with pytest.raises(HarnessError):
+            await one.close(bad=True)
+        return found.ns
+
+    assert asyncio.run(play()) not in harness.there
 
 
 def test_a_namespace_that_could_not_be_removed_is_listed() -> None:

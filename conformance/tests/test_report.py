@@ -13,13 +13,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from smi_conformance import catalog, report
+from smi_conformance import catalog, report, tally
 from smi_conformance.cli import _verdict, main
 from smi_conformance.explain import VERSIONS, Recorder
 from smi_conformance.local import run_hook
 from smi_conformance.model import versions_for
 from smi_conformance.page import page
 from smi_conformance.places import Pool
+from smi_conformance.plugin import ending, written
 from smi_conformance.runner import Instance, Outcome, Run, Verdict, instances, verdicts
 from smi_conformance.selection import SelectionError, known_id, selection
 from smi_conformance.target import Target, TargetError, load
@@ -59,6 +60,13 @@ def ran(
     return run
 
 
+def with_the_rest(target: Target, *results: tuple[str, str, str]) -> tuple[tuple[str, str, str], ...]:
+    """Let all other cases of what the target claims pass: of a part there is no success."""
+    told = {result[:2] for result in results}
+    every = [(item.entry.id, item.version) for item in instances() if set(target.profiles) & set(item.entry.profiles)]
+    return (*results, *((*name, "passed") for name in every if name not in told))
+
+
 def levels(found: Mapping[str, Any], name: str = "SPLIT") -> tuple[str, dict[str, int]]:
     profile = next(item for item in found["profiles"] if item["name"] == name)
     return profile["core"]["result"], profile["core"]["statistics"]
@@ -87,16 +95,51 @@ def test_an_id_that_is_not_in_the_catalogue_is_refused(target: Target) -> None:
 @pytest.mark.parametrize(
     ("result", "level", "counts"),
     [
-        ("passed", "success", (2, 0, 0)),
-        ("failed", "failure", (1, 1, 0)),
-        ("error", "partial", (1, 0, 1)),
-        ("skipped", "partial", (1, 0, 1)),
-        ("notSupported", "success", (1, 0, 0)),
+        ("passed", "success", (1, 0, 0)),
+        ("failed", "failure", (0, 1, 0)),
+        ("error", "partial", (0, 0, 1)),
+        ("skipped", "partial", (0, 0, 1)),
+        ("notSupported", "success", (0, 0, 0)),
     ],
 )
 def test_counting(target: Target, result: str, level: str, counts: tuple[int, int, int]) -> None:
-    found = levels(made(target, ("TS-02", "v1alpha4", "passed"), ("TS-05", "v1alpha4", result)))
-    assert found == (level, dict(zip(("passed", "failed", "skipped"), counts, strict=True)))
+    found, statistics = levels(made(target, *with_the_rest(target, ("TS-05", "v1alpha4", result))))
+    _, all_ = levels(made(target, *with_the_rest(target)))
+    more = {"passed": all_["passed"] - 1, "failed": 0, "skipped": 0}
+    expected = dict(zip(("passed", "failed", "skipped"), counts, strict=True))
+    assert (found, statistics) == (level, {name: more[name] + count for name, count in expected.items()})
+
+
+def test_a_part_of_a_profile_is_told_as_one_wherever_the_report_is_read(target: Target) -> None:
+    found = made(target, ("TS-20", "v1alpha4", "passed"))
+    every = len(with_the_rest(target))
+    said = f"In part (1 of {every} cases): Core passed in part; Extended not run."
+    assert (levels(found)[0], found["profiles"][0]["summary"]) == ("partial", said)
+    assert said in page(found)
+    assert "did not run" in page(found)
+    assert made(target, *with_the_rest(target))["profiles"][0]["summary"] == "Core passed; Extended passed."
+
+
+def test_a_case_with_trouble_is_not_told_as_a_skipped_one(target: Target) -> None:
+    others = [("TS-05", "v1alpha4", "error"), ("TS-06", "v1alpha4", "error"), ("TS-07", "v1alpha4", "skipped")]
+    found = made(target, *with_the_rest(target, *others))
+    assert found["profiles"][0]["summary"] == "Core passed in part (1 skipped, 2 without a verdict); Extended passed."
+    assert tally.differences(found) == []
+
+
+def test_a_profile_without_core_cases_is_not_told_as_one_that_was_left_out(target: Target) -> None:
+    found = made(replace(target, profiles=("CONSUMER",)), *with_the_rest(replace(target, profiles=("CONSUMER",))))
+    assert found["profiles"][0]["summary"] == "Core has no cases; Extended passed."
+    assert "<span class=passed>extended success</span>" in page(found)
+
+
+def test_the_end_of_a_run_says_what_was_a_part_what_is_not_claimed_and_where_the_report_is(target: Target) -> None:
+    run = ran(target, ("TS-20", "v1alpha4", "passed"), ("UR-01", "v1alpha4", "failed"))
+    run.profiles = ("SPLIT", "ACCESS-L4")
+    split, l4 = ending(report.build(run), run, "report.yaml")
+    assert split.startswith("SPLIT      In part (1 of ")
+    assert (l4.startswith("ACCESS-L4  In part (1 of "), l4.endswith(" (not claimed, for information)")) == (True, True)
+    assert written(report.build(run), "report.yaml").startswith("the report is in report.yaml: not submittable: ")
 
 
 def test_what_a_version_leaves_open_counts_as_nothing_there_and_as_a_must_where_it_is_said(target: Target) -> None:
@@ -105,7 +148,9 @@ def test_what_a_version_leaves_open_counts_as_nothing_there_and_as_a_must_where_
     found = made(guarded, ("TT-17", "v1alpha2", "failed"), ("TT-17", "v1alpha3", "passed"))
     rows = [(row["apiVersion"], row["level"], row["result"], "readings" in row) for row in found["cases"]]
     assert rows == [("v1alpha2", "provisional", "observed", True), ("v1alpha3", "must", "passed", False)]
-    assert levels(found, "ACCESS") == ("success", {"passed": 1, "failed": 0, "skipped": 0})
+    assert levels(found, "ACCESS") == ("partial", {"passed": 1, "failed": 0, "skipped": 0})
+    whole = made(guarded, *with_the_rest(guarded, ("TT-17", "v1alpha2", "failed")))
+    assert levels(whole, "ACCESS")[0] == "success"
     assert report.problems(found) == []
     assert "must (v1alpha3-4)" in page(found)
 
@@ -119,7 +164,7 @@ def test_a_failure_under_a_version_that_leaves_it_open_is_an_observation() -> No
 
 def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Target) -> None:
     claimed = made(target, ("TS-02", "v1alpha2", "notServed"))
-    other = made(target, ("TS-02", "v1alpha3", "notServed"), ("TS-05", "v1alpha4", "passed"))
+    other = made(target, *with_the_rest(target, ("TS-02", "v1alpha3", "notServed")))
     assert levels(claimed)[0] == "failure"
     assert levels(other)[0] == "success"
 

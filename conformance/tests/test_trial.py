@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from smi_conformance import trial as trials
 from smi_conformance.explain import Recorder
-from smi_conformance.layouts import House
+from smi_conformance.layouts import House, house
 from smi_conformance.model import versions_for
 from smi_conformance.places import Pool
 from smi_conformance.protocol import App, Batch, HarnessError, Port, Receipt, Reply, Req
@@ -82,6 +83,106 @@ def test_a_mute_ledger_proves_no_denial(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_request_that_arrives_and_is_answered_with_403_was_not_denied() -> None:
     with pytest.raises(Failure, match="5 of 5 arrived at api-0"):
         play(Mesh(only_alice, leaks=True), denial)
+
+
+class Clock:
+    """A clock that a mesh moves on: how long its answers take is not left to this machine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead = 0.0
+        self.start()
+        monkeypatch.setattr(trials, "time", self)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def start(self) -> None:
+        """Begin now."""
+        self._began = time.monotonic()
+
+    def reach(self, seconds: float) -> None:
+        """Move on to so many seconds after the beginning."""
+        self._ahead = max(self._ahead, self._began + seconds - time.monotonic())
+
+
+PATIENT = replace(RULES, deadline=1000.0)
+"""Nothing of this ends by itself while a test runs: its clock is moved."""
+
+
+def test_what_is_right_only_after_the_deadline_is_late_even_if_one_answer_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def answer(_: App, count: int) -> bool:
+        clock.reach(1000 - 0.01)  # the pause before the next one is longer
+        return count > 1
+
+    async def story(t: Trial, req: Req) -> None:
+        clock.start()
+        await t.eventually(ALICE, req, lambda reply: reply.ok, "it answers", k=1)
+
+    mesh = Mesh(answer)
+    with pytest.raises(Failure, match="it answers: not within 1000 s"):
+        play(mesh, story, PATIENT)
+    assert mesh.count == 1, "nothing that is sent after the deadline counts"
+
+
+def test_what_began_in_time_may_be_proved_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    def answer(_: App, count: int) -> bool:
+        clock.reach(999 if count <= 14 else 1001)  # four good ones before, the others after
+        return count > 10
+
+    async def story(t: Trial, req: Req) -> None:
+        replies = await t.eventually(ALICE, req, lambda reply: reply.ok, "it answers")
+        assert len(replies) >= RULES.k
+
+    play(Mesh(answer), story, PATIENT)
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_after_the_deadline_there_is_no_second_chance_and_no_endless_one(
+    monkeypatch: pytest.MonkeyPatch, *, breaks: bool
+) -> None:
+    """One mesh is wrong once more; of the other a backend that has to be seen never answers."""
+    clock = Clock(monkeypatch)
+
+    def answer(_: App, count: int) -> bool:
+        if count > 15:
+            clock.reach(1001)
+        if count > 60:
+            clock.reach(1100)
+        return not breaks or count != 16
+
+    async def story(t: Trial, req: Req) -> None:
+        await t.eventually(ALICE, req, lambda reply: reply.ok, "they answer", see=() if breaks else ("other",))
+
+    with pytest.raises(Failure, match="they answer: not within 1000 s"):
+        play(Mesh(answer), story, PATIENT)
+
+
+def test_a_house_that_is_open_from_the_start_is_told_in_other_words_than_a_denial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def answer(_: App, count: int) -> bool:
+        clock.reach(count * 1000)
+        return True
+
+    async def begins(t: Trial, req: Req) -> None:
+        del req
+        await house(t)
+
+    async def ends(t: Trial, req: Req) -> None:
+        await t.closed(ALICE, req)
+
+    with pytest.raises(Failure, match="alice begins denied: not within 1000 s; last seen: ok"):
+        play(Mesh(answer), begins, PATIENT)
+    with pytest.raises(Failure, match="alice is denied: not within 1000 s; last seen: ok"):
+        play(Mesh(answer), ends, PATIENT)
 
 
 async def let_in(t: Trial, req: Req) -> None:

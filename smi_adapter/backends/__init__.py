@@ -112,6 +112,26 @@ class Backend(Protocol):
         ...
 
 
+WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "root": "those requests go to the root Service, as if there were no split.",
+        "closed": "what needs it is not granted; nobody gets in who should not.",
+        "not its job": "the backend renders routes only. Neither what a TrafficTarget allows nor the closing of "
+        "everything else is enforced by what it renders; every TrafficTarget gets an error that says so.",
+    }
+)
+"""What happens where a feature is lacking, each word with its meaning."""
+
+
+def in_a_word(feature: Feature, features: frozenset[Feature]) -> str:
+    """Return "yes", or the one of `WORDS` that says what becomes of who asks a backend with `features` for it."""
+    if feature in features:
+        return "yes"
+    if not feature.is_access:
+        return "root"
+    return "closed" if any(other.is_access for other in features) else "not its job"
+
+
 class UnknownBackendError(LookupError):
     """No installed backend has that name."""
 

@@ -46,7 +46,10 @@ def bootstrap(
     seconds after a right is taken away its TCP connections are closed. docs/sidecar.md has a whole pod.
     """
     home, name = controller_namespace or cluster.INSTALLATION[0], release or cluster.INSTALLATION[1]
-    roots = cluster.ask(access, lambda client: _roots(client, home, f"{name}-ca"))
+    try:
+        roots = cluster.ask_cluster(access, lambda client: _roots(client, home, f"{name}-ca"))
+    except cluster.NothingToInstallError as error:
+        raise click.ClickException("`smi-adapter run --source` starts its Envoys itself: no pod needs this") from error
     if not roots:
         raise click.ClickException(
             f"ConfigMap {home}/{name}-ca holds no root certificates: is that where the controller runs "

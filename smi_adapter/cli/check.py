@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smi_adapter.cli import cluster, output
+from smi_adapter.cli.advice import ADVICE
 from smi_adapter.findings import printable
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ def check(pre: bool, access: cluster.Access, namespace: str | None, form: str) -
         if form == "json":
             click.echo(output.as_json({"success": False, "error": error.message, "categories": []}))
         else:
-            click.echo(f"{_mark('error')} {printable(error.message)}\n    see {_PAGE}#unreachable")
+            first, *more = error.message.split("\n")
+            click.echo("\n".join([f"{_mark('error')} {printable(first)}", *(f"    {line}" for line in more)]))
+            if not more:
+                click.echo(_advice("unreachable"))
         return error.exit_code
     failed = any(item.grade.value == "error" for item in found)
     if form == "json":
@@ -64,7 +68,11 @@ def _print(found: list[Check], *, short: bool) -> None:
             if item.message:
                 click.echo(f"    {printable(item.message)}")
             if item.anchor:
-                click.echo(f"    see {_PAGE}#{item.anchor}")
+                click.echo(_advice(item.anchor))
+
+
+def _advice(anchor: str) -> str:
+    return f"    -> {ADVICE[anchor]}\n       more: {_PAGE}#{anchor}"
 
 
 def _mark(grade: str) -> str:
@@ -79,7 +87,7 @@ def _categories(found: list[Check]) -> list[dict[str, Any]]:
             "checks": [
                 {"description": item.about, "result": item.grade.value}
                 | ({"error": item.message} if item.message else {})
-                | ({"hint": f"{_PAGE}#{item.anchor}"} if item.anchor else {})
+                | ({"hint": f"{_PAGE}#{item.anchor}", "advice": ADVICE[item.anchor]} if item.anchor else {})
                 for item in items
             ],
         }

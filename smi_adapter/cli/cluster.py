@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -26,6 +26,27 @@ class UnreachableError(click.ClickException):
     """There is no cluster at the other end."""
 
     exit_code = 3
+
+
+WAY_OUT = """\
+-> Name the file of a cluster with --kubeconfig or $KUBECONFIG. Without a cluster: `smi-adapter analyze -f DIR` and
+   `explain -f DIR` read files; `smi-adapter run --source DIR --api` serves them, for the other commands too."""
+"""What to do where nobody says which cluster is meant."""
+
+
+class NothingToInstallError(click.ClickException):
+    """It is the API that `run --source --api` serves: there are no CRDs and no installation, and none are wanted."""
+
+    exit_code = 0
+
+    def __init__(self) -> None:
+        super().__init__(
+            "it is the API of `smi-adapter run --source`: there is nothing to install and nothing to remove"
+        )
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Say it without calling it an error."""
+        click.echo(self.message, file=file, err=True)
 
 
 class TimedOutError(click.ClickException):
@@ -105,7 +126,7 @@ def ask(access: Access, question: Callable[[Client], Awaitable[_T]]) -> _T:
     """Connect, ask, close; what goes wrong ends the command with its exit code and one line that says it."""
     import asyncio  # noqa: PLC0415 - files alone need no event loop
 
-    from smi_adapter.cluster.client import ApiError, Client, Unreachable  # noqa: PLC0415 - only for who needs a cluster
+    from smi_adapter.cluster.client import ApiError, Client, NoCluster, Unreachable  # noqa: PLC0415 - only for who needs it
 
     async def asked() -> _T:
         client = await Client.connect(access.kubeconfig, access.context)
@@ -122,7 +143,27 @@ def ask(access: Access, question: Callable[[Client], Awaitable[_T]]) -> _T:
         return asyncio.run(in_time())
     except TimeoutError as error:
         raise TimedOutError(f"the cluster did not answer within {access.request_timeout:g} s") from error
+    except NoCluster as error:
+        raise UnreachableError(f"the cluster cannot be reached: {error}\n{WAY_OUT}") from error
     except (Unreachable, FileNotFoundError) as error:
         raise UnreachableError(f"the cluster cannot be reached: {error}") from error
     except ApiError as error:
         raise click.ClickException(f"the API server refused: {error}") from error
+
+
+def ask_cluster(access: Access, question: Callable[[Client], Awaitable[_T]]) -> _T:
+    """Ask what only a cluster can answer, about CRDs and an installation; NothingToInstallError where there is none."""
+
+    async def asked(client: Client) -> _T:
+        from smi_adapter.cluster import listing  # noqa: PLC0415
+        from smi_adapter.cluster.client import ApiError  # noqa: PLC0415
+
+        try:
+            alone = await listing.without_cluster(client)
+        except ApiError:  # who may not read the version asks a cluster
+            alone = False
+        if alone:
+            raise NothingToInstallError
+        return await question(client)
+
+    return ask(access, asked)

@@ -15,7 +15,7 @@ _FILES = 0
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
-    r"""Print the script that completes commands and options in a shell.
+    """Print the script that completes commands and options in a shell.
 
     \b
     bash:  source <(smi-adapter completion bash)
@@ -23,7 +23,7 @@ def completion(shell: str) -> int:
     fish:  smi-adapter completion fish > ~/.config/fish/completions/smi-adapter.fish
 
     `kubectl traffic` is completed by kubectl itself, once kubectl_complete-traffic is on PATH.
-    """
+    """  # noqa: D301 - click takes the character itself for a paragraph that is not to be wrapped
     from smi_adapter.cli import main  # noqa: PLC0415 - it imports us
 
     made = get_completion_class(shell)

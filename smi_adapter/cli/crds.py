@@ -31,7 +31,12 @@ def status(form: str, access: cluster.Access) -> int:
 
     Exit status 0: all are up to date; 1: something is missing or differs; 3: the cluster cannot be reached.
     """
-    found = cluster.ask(access, definitions.plans)
+    try:
+        found = cluster.ask_cluster(access, definitions.plans)
+    except cluster.NothingToInstallError:
+        if form == "json":
+            click.echo(output.as_json({"crds": []}))
+        raise
     if form == "json":
         click.echo(output.as_json({"crds": [_data(item) for item in found]}))
     else:
@@ -61,7 +66,7 @@ def diff(access: cluster.Access) -> int:
 
     Exit status as of `kubectl diff`, 0: nothing; 1: differences; 3: the cluster cannot be reached.
     """
-    outcome = cluster.ask(access, lambda client: definitions.apply(client, dry_run=True))
+    outcome = cluster.ask_cluster(access, lambda client: definitions.apply(client, dry_run=True))
     changed = [item for item in outcome if item.changed]
     for item in changed:
         lines = difflib.unified_diff(
@@ -93,7 +98,7 @@ def apply(dry_run: bool, timeout: float, access: cluster.Access) -> int:
                 raise cluster.TimedOutError(f"not served in time: {error}") from error
         return outcome
 
-    outcome = cluster.ask(access, applied)
+    outcome = cluster.ask_cluster(access, applied)
     _tell([item.plan for item in outcome if item.changed])
     for item in outcome:
         verb = "created" if item.before is None else "configured" if item.changed else "unchanged"

@@ -8,6 +8,7 @@ import logging
 import click
 
 from smi_adapter import settings
+from smi_adapter.cli import output
 from smi_adapter.sources.processes import EnvoyNotFoundError
 
 
@@ -24,7 +25,7 @@ def demo(*, check: bool) -> int:
     logging.basicConfig(level=logging.CRITICAL if not check else logging.ERROR)
     try:
         chosen = settings.read({})
-        fine = asyncio.run(stage.check(chosen) if check else stage.play(chosen))
+        fine = asyncio.run((stage.check if check else stage.play)(chosen, output.finding_text))
     except settings.SettingsError as error:
         raise click.UsageError(str(error)) from error
     except EnvoyNotFoundError as error:

@@ -10,11 +10,11 @@ from typing import Any
 import click
 import yaml
 
-from smi_adapter.cli import cluster, output
+from smi_adapter.cli import cluster, differences, output
 from smi_adapter.cli.offline import meaning_options
 from smi_adapter.cli.world import Where, World, of_cluster, settings_of
 from smi_adapter.dump import plain
-from smi_adapter.findings import Finding, by_severity_then_object
+from smi_adapter.findings import Finding, by_severity_then_object, printable
 from smi_adapter.mesh import Key
 
 
@@ -77,6 +77,8 @@ def _findings(world: World) -> tuple[list[Finding], list[Finding]]:
 
 
 def _print(world: World, changes: Mapping[str, Any], appeared: list[Finding], resolved: list[Finding]) -> None:
+    for name in changes:
+        click.echo(printable(_sentence(world, name)))
     for name, change in changes.items():
         lines = difflib.unified_diff(
             _text(change["before"]), _text(change["after"]), f"live/{name}", f"applied/{name}", lineterm=""
@@ -89,7 +91,16 @@ def _print(world: World, changes: Mapping[str, Any], appeared: list[Finding], re
     for item in resolved:
         click.echo(f"resolved {output.finding_text(item)}")
     number = len(world.tree.objects) if world.tree else 0
-    click.echo(f"{number} objects, {len(changes)} changes in the mesh", err=True)
+    click.echo(f"{output.counted(number, 'object')}, {output.counted(len(changes), 'change')} in the mesh", err=True)
+
+
+def _sentence(world: World, name: str) -> str:
+    if world.before is None:
+        return name
+    kind, _, path = name.partition(" ")
+    namespace, _, key = path.partition("/")
+    say = differences.of_service if kind == "Service" else differences.of_workload
+    return say((namespace, key), world.before.translation.mesh, world.state.translation.mesh)
 
 
 def _text(value: Any) -> list[str]:

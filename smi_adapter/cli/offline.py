@@ -6,20 +6,18 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 import yaml
 
-from smi_adapter.backends import Files, Manifests, XdsConfig, installed, load
+from smi_adapter.backends import WORDS, Files, Manifests, XdsConfig, in_a_word, installed, load
 from smi_adapter.cli import cluster, output
+from smi_adapter.cli.verdict import concerns, lines
 from smi_adapter.cli.world import Where, World, of_cluster, of_files, settings_of, without
 from smi_adapter.dump import plain
-from smi_adapter.findings import Finding, Severity, printable
+from smi_adapter.findings import Severity, printable
 from smi_adapter.mesh import Feature, Key
-
-if TYPE_CHECKING:
-    from smi_adapter.evaluate import Verdict
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -92,7 +90,7 @@ def analyze(
 
     With -f these files alone, as `kubectl apply` would read them; without it the live cluster; with -f and --use-kube
     the cluster as it would be with these files, of which only what they bring is told. Exit status 0: nothing to fail
-    on; 1: findings; 3: the cluster cannot be reached; 4: it did not answer in time.
+    on; 1: findings; 2: there is no object in these files; 3: the cluster cannot be reached; 4: it did not answer.
     """
     chosen = settings_of(profile, mode, config)
     if path is None and use_kube is False:
@@ -113,11 +111,13 @@ def analyze(
 
 
 def _summary(loaded: World, number: int) -> str:
+    found = output.counted(number, "finding")
     if loaded.tree is None:
         where = f"namespace {loaded.namespace}" if loaded.namespace else "all namespaces"
         objects = sum(1 for ref in loaded.live if loaded.namespace in {"", ref.namespace})
-        return f"{objects} objects in {where}, {number} findings"
-    return f"{len(loaded.tree.objects)} objects in {len(loaded.tree.states)} files, {number} findings"
+        return f"{output.counted(objects, 'object')} in {where}, {found}"
+    files = output.counted(len(loaded.tree.states), "file")
+    return f"{output.counted(len(loaded.tree.objects), 'object')} in {files}, {found}"
 
 
 # ---------------------------------------------------------------------------------------------------- explain
@@ -179,12 +179,6 @@ def _source_address(loaded: World, key: Key, pod: str | None) -> str:
     return pods[(key[0], pod)].address
 
 
-def _concerns(item: Finding, key: Key, verdict: Verdict) -> bool:
-    """Tell whether a finding is about one of the namespaces that the request touches."""
-    touched = {key[0], *(arm.service.partition("/")[0] for arm in verdict.arms if arm.service)}
-    return item.subject.namespace in touched
-
-
 @click.command()
 @file_option(required=False)
 @meaning_options
@@ -219,6 +213,8 @@ def explain(
     """  # noqa: D301 - click takes the character itself for a paragraph that is not to be wrapped
     from smi_adapter.evaluate import Request, as_data, evaluate  # noqa: PLC0415 - the others ask nothing
 
+    if not request_path.startswith("/"):
+        raise click.UsageError(f"--path begins with a slash, as in /{request_path}; it is {request_path!r}")
     chosen = settings_of(profile, mode, config)
     loaded = of_files(path, chosen) if path else of_cluster(Where(access, everywhere=True), chosen)
     caller = _pair(source, "--from")
@@ -234,20 +230,12 @@ def explain(
         source_address=_source_address(loaded, caller, pod),
     )
     verdict = evaluate(loaded.state.translation.mesh, request)
-    findings = tuple(item for item in loaded.findings() if _concerns(item, key, verdict))
+    findings = tuple(filter(concerns(loaded.state.snapshot, caller, key, verdict), loaded.findings()))
     if form == "json":
-        click.echo(output.as_json({**as_data(verdict), "findings": [output.finding_data(item) for item in findings]}))
+        told = [output.finding_data(item, loaded.location(item)) for item in findings]
+        click.echo(output.as_json({**as_data(verdict), "findings": told}))
         return 0
-    colour = {"allowed": "green", "denied": "red"}.get(verdict.access, "yellow")
-    why = printable(verdict.why.removeprefix(f"{verdict.access}: "))
-    click.echo(f"{output.paint(verdict.access, colour)}: {why}")
-    rows = [
-        (f"{float(arm.share):.1%}", arm.service or "-", str(arm.status) if arm.status is not None else "")
-        for arm in verdict.arms
-    ]
-    if rows:
-        header = "WOULD GO TO" if verdict.access == "denied" else "SERVICE"
-        click.echo(output.table(("SHARE", header, "STATUS"), rows))
+    click.echo("\n".join(lines(verdict)))
     for item in findings:
         click.echo(output.finding_text(item, loaded.location(item)), err=True)
     return 0
@@ -299,9 +287,8 @@ def backends(form: str) -> int:
     if form == "json":
         click.echo(output.as_json({name: sorted(f.value for f in item.features) for name, item in loaded.items()}))
         return 0
-    rows = [
-        (feature.value, *("yes" if feature in item.features else "no" for item in loaded.values()))
-        for feature in Feature
-    ]
+    rows = [(feature.value, *(in_a_word(feature, item.features) for item in loaded.values())) for feature in Feature]
     click.echo(output.table(("FEATURE", *(name.upper() for name in loaded)), rows))
+    for word in sorted({cell for row in rows for cell in row[1:]} & WORDS.keys(), key=[*WORDS].index):
+        click.echo(f"{word}: {WORDS[word]}", err=True)
     return 0

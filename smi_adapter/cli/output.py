@@ -49,6 +49,11 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def counted(number: int, word: str) -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def finding_data(item: Finding, location: tuple[str, int] | None = None) -> dict[str, Any]:
     """Return a finding as plain data; `file` and `line` only where the object came from a file."""
     data: dict[str, Any] = {
@@ -69,12 +74,19 @@ def finding_data(item: Finding, location: tuple[str, int] | None = None) -> dict
 
 def finding_text(item: Finding, location: tuple[str, int] | None = None) -> str:
     """Return a finding in three short lines: where and what, then the next step."""
-    where = printable(f"{location[0]}:{location[1]}: ") if location else ""
-    subject = printable(f"{item.subject} {item.field}".rstrip())
-    head = f"{where}{severity(item.severity)} {item.code} {item.name}: {subject}"
-    return f"{head}\n  {printable(item.message)}\n  -> {printable(item.hint)}"
+    place = f"{location[0]}:{location[1]}" if location else ""
+    subject, message = str(item.subject), item.message
+    if item.subject.kind == "File" and (found := _PLACE.match(message)) and found[1] == item.subject.name:
+        file = location[0] if location else found[1]
+        place, message = file + (found[2] or ""), found[3]  # of a file the message alone knows the line
+        subject = ""
+    what = printable(f"{subject} {item.field}".strip())
+    head = f"{severity(item.severity)} {item.code} {item.name}{': ' if what else ''}{what}"
+    head = f"{printable(place)}: {head}" if place else head
+    return f"{head}\n  {printable(message)}\n  -> {printable(item.hint)}"
 
 
+_PLACE = re.compile(r"(.+?)(:\d+)?: (.*)", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_\-]+)|\['([^']*)'\]|\[(\d+|\*)\]")
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from smi_adapter import settings
-from smi_adapter.identity.ca import AuthorityFileError
+from smi_adapter.cli.cluster import WAY_OUT, UnreachableError
 from smi_adapter.runfolder import AlreadyRunningError, StateFolderError, state_folder
 
 
 @click.command()
-@click.option("--source", type=click.Path(exists=True, path_type=Path), help="Directory of YAML, without a cluster.")
+@click.option(
+    "--source", type=click.Path(exists=True, path_type=Path), help="Directory of YAML (or one file), no cluster."
+)
 @click.option(
     "--api",
     is_flag=False,
@@ -56,7 +58,7 @@ def run(
 
     With --source every Pod (or replica of a Deployment) becomes local processes: its application, if the container has
     a command, and an Envoy sidecar, on loopback addresses of their own. Save a file, and it is in effect. `smi-adapter
-    status` shows what runs; ^C stops all of it.
+    status` shows what runs; ^C stops all of it. Exit status 1: it could not begin; 3: there is no login to a cluster.
     """
     try:
         chosen = settings.read({**flags, **({"log_level": "warning"} if quiet else {})}, config)
@@ -65,13 +67,18 @@ def run(
         if source is None:
             if state is not None or no_start or api is not None:
                 raise click.UsageError("--state, --no-start and --api are for --source")
+            if chosen.log_requests:
+                raise click.UsageError(
+                    "log_requests is for --source; in a cluster a proxy's bootstrap says so: "
+                    "smi-adapter bootstrap --log-requests"
+                )
             return _cluster(chosen, kubeconfig, context)
         if kubeconfig or context:
             raise click.UsageError("--source is a world without a cluster: --kubeconfig and --context do not fit")
         _directory(source, chosen, state or state_folder(source), api, applications=not no_start)
     except settings.SettingsError as error:
         raise click.UsageError(str(error)) from error
-    except (AlreadyRunningError, AuthorityFileError, StateFolderError, FileNotFoundError) as error:
+    except (AlreadyRunningError, StateFolderError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     return 0
 
@@ -109,6 +116,9 @@ def _cluster(chosen: settings.Settings, kubeconfig: str | None, context: str | N
     telemetry.configure(chosen.log_format, chosen.log_level)
     try:
         asyncio.run(controller.serve(chosen, kubeconfig, context))
+    except controller.NoLoginError as error:
+        way_out = "" if error.known else f"\n{WAY_OUT}"
+        raise UnreachableError(f"{error}{way_out}") from error
     except controller.CannotStartError as error:
         raise click.ClickException(str(error)) from error
     return 0

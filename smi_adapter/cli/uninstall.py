@@ -65,7 +65,7 @@ def _whose(namespace: str | None, name: str | None, watched: tuple[str, ...], ac
     usual = cluster.INSTALLATION
     if namespace or name:
         return removal.Installation(namespace or usual[0], name or usual[1], watched)
-    found = cluster.ask(access, removal.installations) or [removal.Installation(*usual)]
+    found = cluster.ask_cluster(access, removal.installations) or [removal.Installation(*usual)]
     if len(found) > 1:
         several = ", ".join(map(str, found))
         raise click.UsageError(f"there are several installations ({several}): say which, by both names")
@@ -75,7 +75,7 @@ def _whose(namespace: str | None, name: str | None, watched: tuple[str, ...], ac
 def _planned(whose: Installation, access: cluster.Access) -> Removal:
     from smi_adapter.cluster import removal  # noqa: PLC0415
 
-    return cluster.ask(access, lambda client: removal.plan(client, whose))
+    return cluster.ask_cluster(access, lambda client: removal.plan(client, whose))
 
 
 def _do(whose: Installation, found: Removal, access: cluster.Access) -> int:

@@ -19,11 +19,12 @@ import click
 from smi_adapter import app, settings
 from smi_adapter.backends import Backend, UnknownBackendError, load
 from smi_adapter.cli import cluster
+from smi_adapter.cli.output import counted
 from smi_adapter.decode import RawObject
 from smi_adapter.findings import Finding, Ref, by_severity_then_object
 from smi_adapter.sources import Location
 from smi_adapter.sources.controllers import Memory, reconcile
-from smi_adapter.sources.files import Tree, read_tree
+from smi_adapter.sources.files import SUFFIXES, Tree, read_tree
 
 if TYPE_CHECKING:
     from smi_adapter.cluster.client import Client
@@ -39,7 +40,10 @@ def _nothing() -> Mapping[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What there is, and all that follows from it. `live`: SMI objects as the API has them; `namespace` "": all."""
+    """What there is, and all that follows from it. `live`: SMI objects as the API has them; `namespace` "": all.
+
+    `root` is the file or the folder that was read, as the user wrote it: places in it are named from where they are.
+    """
 
     state: app.Compiled
     told: frozenset[Finding]
@@ -49,6 +53,7 @@ class World:
     namespace: str = ""
     before: app.Compiled | None = None
     compiler: app.Compiler | None = None
+    root: Path | None = None
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what every stage has to say, each thing once, errors first."""
@@ -71,7 +76,10 @@ class World:
         if self.tree is None:
             return None
         owner = self.owners.get(item.subject)
-        return self.tree.location(owner or item.subject, "" if owner else item.field)
+        found = self.tree.location(owner or item.subject, "" if owner else item.field)
+        if found is None or self.root is None or str(self.root) == "-":
+            return found
+        return found._replace(file=str(self.root / found.file if self.root.is_dir() else self.root))
 
 
 def backend_named(name: str) -> Backend:
@@ -90,6 +98,18 @@ def settings_of(profile: str | None, mode: str | None, config: Path | None) -> s
         raise click.UsageError(str(error)) from error
 
 
+def something_in(path: Path) -> Tree:
+    """Return what stands there; UsageError for nothing at all, since a wrong folder must not pass for a sound one."""
+    tree = read_files(path)
+    if tree.objects or tree.findings():
+        return tree
+    if str(path) == "-":
+        raise click.UsageError("there is no object on standard input")
+    if tree.states:
+        raise click.UsageError(f"there is no object in {path}: {counted(len(tree.states), 'file')} read")
+    raise click.UsageError(f"there is nothing to read in {path}: no file there ends in {', '.join(SUFFIXES)}")
+
+
 def read_files(path: Path) -> Tree:
     """Return what stands in a file, in the files of a directory, or (`-`) on standard input."""
     if str(path) != "-":
@@ -100,13 +120,13 @@ def read_files(path: Path) -> Tree:
         return read_tree(file)
 
 
-def of_files(path: Path, chosen: settings.Settings, backend: str | None = None) -> World:
-    """Compile files alone."""
-    tree = read_files(path)
+def of_files(path: Path, chosen: settings.Settings, backend: str | None = None, *, empty: bool = False) -> World:
+    """Compile files alone; `empty`: there may be none."""
+    tree = read_files(path) if empty else something_in(path)
     made = reconcile(tree.objects, Memory())
     objects: Mapping[Ref, Any] = made.objects
     state = app.Compiler(backend_named(backend or chosen.backend), app.options_of(chosen)).apply(objects)
-    return World(state, frozenset({*tree.findings(), *made.findings}), tree, made.owners)
+    return World(state, frozenset({*tree.findings(), *made.findings}), tree, made.owners, root=path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +140,7 @@ class Where:
 
 def of_cluster(where: Where, chosen: settings.Settings, path: Path | None = None) -> World:
     """Compile the live cluster; with `path`, as it would be if these files were applied."""
-    tree = read_files(path) if path is not None else None
+    tree = something_in(path) if path is not None else None
     listing, namespace = listed(where)
     compiler = app.Compiler(backend_named(chosen.backend), app.options_of(chosen), cluster=listing.cluster)
     state = compiler.apply(listing.objects)
@@ -129,7 +149,7 @@ def of_cluster(where: Where, chosen: settings.Settings, path: Path | None = None
     if tree is not None:
         before, state = state, compiler.would(_over(tree.objects))
         told |= set(tree.findings())
-    return World(state, frozenset(told), tree, {}, listing.live, namespace, before, compiler)
+    return World(state, frozenset(told), tree, {}, listing.live, namespace, before, compiler, path)
 
 
 def listed(where: Where) -> tuple[Listing, str]:

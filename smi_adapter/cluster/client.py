@@ -27,6 +27,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from smi_adapter.cluster import no_answer
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -74,6 +76,10 @@ class Unreachable(Exception):  # noqa: N818 - a state of the world, not a mistak
     def __init__(self, message: str = "", *, streaming: bool = False) -> None:
         super().__init__(message)
         self.streaming = streaming
+
+
+class NoCluster(Unreachable):
+    """Nobody says which cluster is meant: there is no kubeconfig."""
 
 
 class LineTooLong(Unreachable):
@@ -159,7 +165,7 @@ class Client:
         """
         headers = {"Accept": accept, "Content-Type": content_type}
         limits = _timeouts(connect=min(CONNECT, timeout), sock_read=timeout, total=timeout)
-        with _unreachable():
+        with self._unreachable():
             response = await self._send(method, path, query, headers, body, limits)
             async with response:
                 content = await response.read()
@@ -186,16 +192,27 @@ class Client:
         `opened` is called when the server has accepted the watch. A line that was cut off at the end is not yielded.
         """
         limits = _timeouts(connect=CONNECT, sock_read=silence, total=None)
-        with _unreachable():
+        with self._unreachable():
             async with asyncio.timeout(HEADERS):
                 headers = {"Accept": "application/json", "Accept-Encoding": "identity"}  # events are small and urgent
                 response = await self._send("GET", path, query, headers, None, limits)
         if response.status < 300:
             opened()
-        with _unreachable(streaming=True):
+        with self._unreachable(streaming=True):
             async with contextlib.aclosing(_lines(response)) as lines:
                 async for line in lines:
                     yield line
+
+    @contextlib.contextmanager
+    def _unreachable(self, *, streaming: bool = False) -> Iterator[None]:
+        """Turn what an HTTP library raises for a broken connection into `Unreachable`."""
+        import aiohttp  # noqa: PLC0415 - the library behind the expensive one
+
+        try:
+            yield
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:  # aiohttp's timeouts are TimeoutErrors too
+            words = no_answer.in_words(error, self._login.server, self._login.named_by)
+            raise Unreachable(words, streaming=streaming) from error
 
     async def _send(  # noqa: PLR0913, PLR0917 - an HTTP request has these parts
         self,
@@ -229,6 +246,10 @@ class _Login:
 
     namespace = "default"
     account = ""
+    server = ""
+    """The URL of the API server."""
+    named_by = "the pod's account"
+    """Who says that it is this one."""
 
     def __init__(self) -> None:
         self.api: Any = None
@@ -254,6 +275,8 @@ class _Login:
             except Exception as error:  # whatever a login program and the library's reading of it may do
                 self._renewed = time.monotonic()
                 await _end_program(error)
+                if isinstance(error, no_answer.NoKubeconfigError):
+                    raise NoCluster(str(error)) from error
                 reason = f"it took more than {LOGIN:.0f} s" if isinstance(error, TimeoutError) else str(error)
                 if self.api is None or force:
                     raise Unreachable(f"the login failed: {reason}") from error
@@ -300,6 +323,7 @@ class _InCluster(_Login):
 
         ca = SERVICE_ACCOUNT / "ca.crt"
         made_of = (in_pod.server(), ca.read_bytes())
+        self.server = made_of[0]
         token = (SERVICE_ACCOUNT / "token").read_text("utf-8").strip()
         if made_of != self._made_of:
             old, self.api = self.api, in_pod.PodApi(made_of[0], ca)
@@ -327,25 +351,15 @@ class _Kubeconfig(_Login):
         if self._loader is not None and not force:
             await self._loader.load_and_set(self._configuration)  # asks a login program only if its token expires
         else:
-            _must_exist(self._path)
+            no_answer.must_exist(self._path)
             self._configuration = self._configuration or Configuration()
             self._loader = await load_kube_config(self._path, self._context, self._configuration)
             chosen = (self._loader.current_context or {}).get("context") or {}
             self.namespace = str(chosen.get("namespace") or "default")
+            name = (self._loader.current_context or {}).get("name") or self._context
+            self.named_by = f"kubeconfig {self._path}, context {name}"
+        self.server = str(self._configuration.host)
         await self._use(self._configuration)
-
-
-@contextlib.contextmanager
-def _unreachable(*, streaming: bool = False) -> Iterator[None]:
-    """Turn what an HTTP library raises for a broken connection into `Unreachable`."""
-    import aiohttp  # noqa: PLC0415 - the library behind the expensive one
-
-    try:
-        yield
-    except TimeoutError as error:  # aiohttp's timeouts are such too
-        raise Unreachable(str(error) or "timed out", streaming=streaming) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise Unreachable(str(error) or type(error).__name__, streaming=streaming) from error
 
 
 def _timeouts(*, connect: float, sock_read: float, total: float | None) -> aiohttp.ClientTimeout:
@@ -398,11 +412,6 @@ async def _end_program(error: BaseException) -> None:
         if isinstance(program, asyncio.subprocess.Process) and program.returncode is None:
             program.kill()
             await program.communicate()
-
-
-def _must_exist(paths: str) -> None:
-    if not any(Path(part).expanduser().exists() for part in paths.split(os.pathsep) if part):
-        raise FileNotFoundError(f"there is no kubeconfig {paths}")
 
 
 def _content(file: str | None) -> bytes:

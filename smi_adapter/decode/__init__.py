@@ -36,6 +36,7 @@ from smi_adapter.decode.forms import (
     ref_of,
     workload_of,
 )
+from smi_adapter.decode.unread import HARMLESS, unread
 from smi_adapter.findings import Finding, Ref, finding
 from smi_adapter.overlay import GONE, edited
 from smi_adapter.smi import wire
@@ -80,37 +81,9 @@ _TABLES: Mapping[tuple[str, str], str] = {
     (ACCESS_GROUP, "IdentityBinding"): "bindings",
 }
 
+_KINDS = frozenset(_TABLES)
 _KEEPS_LAST_GOOD = frozenset({"services", "slices", "splits"})
 """Traffic, never access: what an edit makes undecodable here stays as it was, so that no flowing route is lost."""
-
-_HARMLESS = frozenset(
-    {
-        ("", "ConfigMap"),
-        ("", "Event"),
-        ("", "LimitRange"),
-        ("", "PersistentVolume"),
-        ("", "PersistentVolumeClaim"),
-        ("", "ResourceQuota"),
-        ("", "Secret"),
-        ("apiextensions.k8s.io", "CustomResourceDefinition"),
-        ("apps", "DaemonSet"),
-        ("apps", "Deployment"),
-        ("apps", "ReplicaSet"),
-        ("apps", "StatefulSet"),
-        ("autoscaling", "HorizontalPodAutoscaler"),
-        ("batch", "CronJob"),
-        ("batch", "Job"),
-        ("kustomize.config.k8s.io", "Kustomization"),
-        ("networking.k8s.io", "Ingress"),
-        ("networking.k8s.io", "NetworkPolicy"),
-        ("policy", "PodDisruptionBudget"),
-        ("rbac.authorization.k8s.io", "ClusterRole"),
-        ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
-        ("rbac.authorization.k8s.io", "Role"),
-        ("rbac.authorization.k8s.io", "RoleBinding"),
-    }
-)
-"""Kinds that stand beside a Service in everybody's files and that nobody expects a mesh to read."""
 
 
 def decode(objects: Iterable[RawObject]) -> Snapshot:
@@ -214,14 +187,13 @@ def _decode_one(ref: Ref, raw: RawObject, *, cluster: bool) -> Decoded:
 
 def _without_table(ref: Ref, raw: RawObject) -> Decoded:
     """Answer for a kind that we don't read: nothing to say for the usual ones, SMI's own findings for SMI's groups."""
-    if (ref.group, ref.kind) in _HARMLESS:
+    if (ref.group, ref.kind) in HARMLESS:
         return None, ()
     if ref.group in {SPLIT_GROUP, SPECS_GROUP, ACCESS_GROUP}:
         _, problems = wire.decode(_with_namespace(ref, raw))
         if problems:
             return None, problems
-    kind = f"{ref.kind[:80]!r} of {str(raw.get('apiVersion'))[:80]!r}"
-    return None, (finding("SMI0506", ref, "kind", f"{kind} is a kind that is not read here"),)
+    return None, (unread(ref, raw, _KINDS),)
 
 
 def _with_namespace(ref: Ref, raw: RawObject) -> RawObject:

@@ -12,9 +12,10 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -24,10 +25,11 @@ from smi_adapter.app import until_stopped
 from smi_adapter.demo.experiments import EXPERIMENTS, START, Experiment, nothing_fails
 from smi_adapter.demo.table import lines, rows, table
 from smi_adapter.demo.traffic import SOLD, Traffic, Window
-from smi_adapter.findings import Severity
+from smi_adapter.findings import Finding, Severity
 from smi_adapter.local import LocalMesh, LocalOptions
 from smi_adapter.runfolder import state_folder
 from smi_adapter.settings import Settings
+from smi_adapter.sources import Location
 
 FILE = "try-me.yaml"
 START_SECONDS = 10.0
@@ -43,6 +45,10 @@ WINDOW = 2.0
 """Seconds of traffic that the table shows."""
 
 
+Told: TypeAlias = Callable[[Finding, Location | None], str]
+"""How a finding is put into words; the command line's, so that the demo tells it as `analyze` does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A running bookstore."""
@@ -50,11 +56,20 @@ class Stage:
     folder: Path
     mesh: LocalMesh
     traffic: Traffic
+    told: Told
 
     @property
     def file(self) -> Path:
         """Return the file to play with."""
         return self.folder / FILE
+
+    def wrong(self) -> tuple[Finding, ...]:
+        """Return what is wrong at present."""
+        return tuple(item for item in self.mesh.findings() if item.severity is not Severity.INFO)
+
+    def text(self, item: Finding) -> str:
+        """Return a finding as `analyze` prints it, with file, line and field."""
+        return self.told(item, self.mesh.source.location(item.subject, item.field))
 
 
 def example() -> Path:
@@ -64,7 +79,7 @@ def example() -> Path:
 
 
 @contextlib.asynccontextmanager
-async def staged(settings: Settings) -> AsyncIterator[Stage]:
+async def staged(settings: Settings, told: Told) -> AsyncIterator[Stage]:
     """Set the stage in a folder of its own, which goes with it; every process has ended when this ends."""
     with tempfile.TemporaryDirectory(prefix="smi-adapter-demo-") as name:
         folder = Path(name)
@@ -79,7 +94,7 @@ async def staged(settings: Settings) -> AsyncIterator[Stage]:
         )
         try:
             async with LocalMesh(folder, options).running() as mesh:
-                yield Stage(folder, mesh, traffic)
+                yield Stage(folder, mesh, traffic, told)
         finally:
             traffic.stop()
             shutil.rmtree(state, ignore_errors=True)
@@ -88,11 +103,11 @@ async def staged(settings: Settings) -> AsyncIterator[Stage]:
 # ------------------------------------------------------------------------------------------------------- people
 
 
-async def play(settings: Settings) -> bool:
+async def play(settings: Settings, told: Told) -> bool:
     """Show the live table until ^C (plain lines where there is no terminal)."""
     console = Console(highlight=False)
     console.print("Starting the bookstore: 5 applications, each with an Envoy of its own ...")
-    async with staged(settings) as stage:
+    async with staged(settings, told) as stage:
         stop = asyncio.create_task(until_stopped())
         shown = asyncio.create_task(_show(stage, console))
         await asyncio.wait([stop, shown], return_when=asyncio.FIRST_COMPLETED)
@@ -100,6 +115,7 @@ async def play(settings: Settings) -> bool:
             task.cancel()
         results = await asyncio.gather(stop, shown, return_exceptions=True)
         console.print("Stopping ...")
+    console.print(_farewell(stage), soft_wrap=True)
     for result in results:
         if isinstance(result, Exception):
             raise result
@@ -119,18 +135,31 @@ async def _show(stage: Stage, console: Console) -> None:
 
 
 async def _show_lines(stage: Stage) -> None:
-    sys.stdout.write("\n".join(str(text) for text in _words(stage)) + "\n")
+    """Write the table again and again, and each finding once when it appears and once when it is gone."""
+    _write([text.plain for text in _words(stage)])
+    _write(["There is no terminal: nothing is redrawn. `smi-adapter demo --check` performs the experiments itself."])
+    said: tuple[Finding, ...] = ()
     while True:
         mark = stage.traffic.mark()
         await asyncio.sleep(WINDOW)
-        found = rows(stage.traffic.since(mark))
-        sys.stdout.write("\n".join(["", *(lines(found) if found else ["waiting for traffic ..."])]) + "\n")
-        sys.stdout.flush()
+        found, now = rows(stage.traffic.since(mark)), stage.wrong()
+        _write(["", *(lines(found) if found else ["waiting for traffic ..."]), *news(stage.text, said, now)])
+        said = now
+
+
+def news(text: Callable[[Finding], str], before: Collection[Finding], now: Collection[Finding]) -> Iterator[str]:
+    """Yield the findings that are new, and the names of those that are gone."""
+    yield from (text(item) for item in now if item not in before)
+    yield from (f"resolved: {item.code} {item.subject} {item.field}".rstrip() for item in before if item not in now)
+
+
+def _write(text: Iterable[str]) -> None:
+    sys.stdout.write("\n".join(text) + "\n")
+    sys.stdout.flush()
 
 
 def _words(stage: Stage) -> list[Text]:
     invited = [experiment.invite for experiment in EXPERIMENTS if experiment.invite]
-    said = [item for item in stage.mesh.findings() if item.severity is not Severity.INFO]
     return [
         Text(),
         Text.assemble("Edit ", (str(stage.file), "bold"), " and save it; it is in effect at once:"),
@@ -138,19 +167,34 @@ def _words(stage: Stage) -> list[Text]:
         Text("Or in another terminal, if you have kubectl:"),
         Text(f"  {stage.mesh.export}", style="bold"),
         Text("  kubectl get ts -w    kubectl edit ts bookstore    kubectl describe tt bookstore"),
-        *(Text(f"{item.code} {item.subject}: {item.message}", style="yellow") for item in said),
-        Text("^C stops everything.", style="dim"),
+        *(Text.from_ansi(stage.text(item)) for item in stage.wrong()),
+        Text("^C stops everything; the folder goes, with your edits.", style="dim"),
     ]
+
+
+def _farewell(stage: Stage) -> str:
+    """Say what is gone, and what somebody does next who liked it."""
+    files = example()
+    with contextlib.suppress(ValueError):
+        files = files.relative_to(Path.cwd())
+    return "\n".join(
+        [
+            f"{stage.folder} is gone, and so are the edits in it. Next, with files that stay:",
+            f"  smi-adapter run --source {files}    # the same, edited where it is; better a copy of your own",
+            f"  smi-adapter explain -f {files} --from bookstore/bookthief --to bookstore/bookstore:14001 --path /buy",
+            "docs/no-cluster.md tells more, docs/routing.md and docs/access.md how to write your own.",
+        ]
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- machines
 
 
-async def check(settings: Settings) -> bool:
+async def check(settings: Settings, told: Told) -> bool:
     """Perform the experiments on real traffic; print what was measured and tell whether all was as it should be."""
     clock = asyncio.get_running_loop().time
     begun = clock()
-    async with staged(settings) as stage:
+    async with staged(settings, told) as stage:
         problems = await _started(stage, begun)
         if not problems:
             problems += await _perform(stage, START)
@@ -172,7 +216,7 @@ async def _started(stage: Stage, begun: float) -> list[str]:
             await asyncio.sleep(SETTLE)
             return [] if seconds <= START_SECONDS else _say([f"that took longer than {START_SECONDS:.0f} s"])
         await asyncio.sleep(0.02)
-    said = [f"{item.code} {item.subject}: {item.message}" for item in stage.mesh.findings()]
+    said = [stage.text(item) for item in stage.mesh.findings()]
     return _say([f"no traffic after {PATIENCE:.0f} s", *said])
 
 

@@ -7,8 +7,9 @@ from typing import Any
 from smi_adapter.decode.forms import NO_CLUSTER
 from smi_adapter.embedded_api.kinds import Kind, groups, kinds
 
-VERSION = "v1.32.0+smi-adapter"
-"""The Kubernetes version that we say we are: clients look only at major and minor."""
+_MINOR = 36
+VERSION = f"v1.{_MINOR}.0+smi-adapter"
+"""The Kubernetes version that we say we are: clients look only at major and minor, and warn of one that is far away."""
 
 _READ = ["get", "list", "watch"]
 _WRITE = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
@@ -24,7 +25,7 @@ def answer(parts: list[str]) -> dict[str, Any] | None:
     """Return the answers to /version, /apis and /apis/GROUP; None: there is no such path."""
     match parts:
         case ["version"]:
-            return {"major": "1", "minor": "32", "gitVersion": VERSION, "platform": NO_CLUSTER}
+            return {"major": "1", "minor": str(_MINOR), "gitVersion": VERSION, "platform": NO_CLUSTER}
         case ["apis"]:
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in groups() if name]}
         case ["apis", name] if name in groups():
@@ -52,12 +53,13 @@ def resources(group_name: str, wanted: str) -> dict[str, Any] | None:
 
 def _resources(kind: Kind) -> list[dict[str, Any]]:
     common = {"singularName": "", "namespaced": kind.namespaced, "kind": kind.name}
+    verbs = _WRITE if kind.writable else _READ
     found: list[dict[str, Any]] = [
         {
             **common,
             "name": kind.plural,
             "singularName": kind.name.lower(),
-            "verbs": _WRITE if kind.writable else _READ,
+            "verbs": [verb for verb in verbs if kind.namespaced or verb != "deletecollection"],
             **({"shortNames": list(kind.short)} if kind.short else {}),
             **({"categories": list(kind.categories)} if kind.categories else {}),
         }

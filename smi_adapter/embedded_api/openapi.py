@@ -16,6 +16,11 @@ from smi_adapter.embedded_api.kinds import Kind, crd_version, groups, kinds
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 _QUERY = ("dryRun", "fieldManager", "fieldValidation", "force")
 
+_INFO = {"title": "smi-adapter without a cluster", "version": "v1"}
+V2 = {"swagger": "2.0", "info": _INFO, "paths": {}}
+V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""How the answer is called; clients ask with an `@` before the version, which no media type may have."""
+
 
 @cache
 def index() -> dict[str, Any]:
@@ -46,7 +51,7 @@ def document(group: str, version: str) -> dict[str, Any] | None:
         }
     return {
         "openapi": "3.0.0",
-        "info": {"title": "smi-adapter without a cluster", "version": "v1"},
+        "info": _INFO,
         "paths": paths,
         "components": {"schemas": schemas},
     }

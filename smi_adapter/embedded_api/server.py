@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
 from aiohttp import web
 
-from smi_adapter.embedded_api import answers, discovery, openapi, patches, protobuf, views
+from smi_adapter.embedded_api import answers, discovery, openapi, patches, views
 from smi_adapter.embedded_api.access import Access, AddressError, new_access, write_private
 from smi_adapter.embedded_api.answers import RefusedError
+from smi_adapter.embedded_api.bodies import body as body_of
+from smi_adapter.embedded_api.deletion import Deletion, deletion, dry_run
 from smi_adapter.embedded_api.kinds import Kind, by_path
 from smi_adapter.embedded_api.scale import scale_of, scaled
 from smi_adapter.embedded_api.selectors import Test, selected
@@ -38,8 +38,9 @@ _log = logging.getLogger(__name__)
 MAX_BODY = 1 << 20
 BOOKMARK_EVERY = 30.0
 WATCH_AT_MOST = 3600
-_HALF = re.compile(r"\\u[dD][89a-fA-F]|\\U0000[dD][89a-fA-F]")
-"""What may be half of a surrogate pair: JSON and YAML can name it, but it is no character and no file can hold it."""
+
+_OF_A_NODE = frozenset({"log", "exec", "attach", "portforward", "ephemeralcontainers"})
+"""Subresources of a Pod for which a real API server asks its node."""
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -130,6 +131,8 @@ class ApiServer:
             return web.Response(text=fixed)
         if fixed is not None:
             return _json(fixed)
+        if parts == ["openapi", "v2"] and request.method == "GET":
+            return _openapi_v2(request)
         wanted = _wanted(parts)
         if wanted is None:
             raise answers.no_such_path()
@@ -164,12 +167,11 @@ class ApiServer:
             case "GET":
                 return self._say(request, wanted, self._found(wanted))
             case "PUT":
-                written = await self._writer.replace(target, await _body(request))
+                written = await self._writer.replace(target, await body_of(request))
             case "PATCH":
                 written = await self._patch(request, target)
             case "DELETE":
-                options = await _body(request) if request.can_read_body else {}
-                return _json(await self._writer.delete(target, options if isinstance(options, Mapping) else {}))
+                return _json(await self._writer.delete(target, await _deletion(request, wanted.kind)))
             case _:
                 raise answers.not_allowed(f"{request.method} is not done on one object")
         return self._say(request, wanted, written.value, written.warnings, created=written.created)
@@ -184,7 +186,7 @@ class ApiServer:
         return views.shown(entry, wanted.kind, wanted.version, self._store)
 
     async def _patch(self, request: web.Request, target: Target) -> Any:
-        body, how = await _body(request), request.content_type
+        body, how = await body_of(request), request.content_type
         if how == "application/apply-patch+yaml":
             return await self._writer.apply(target, body)
         changes: dict[str, Callable[[Any, Any], Any]] = {
@@ -201,6 +203,8 @@ class ApiServer:
     async def _part(self, request: web.Request, wanted: Wanted) -> web.StreamResponse:
         """Answer for a subresource: the status is read only, the scale of a workload is its replicas."""
         kind = wanted.kind
+        if kind.name == "Pod" and wanted.part in _OF_A_NODE:
+            raise self._without_a_node(wanted)
         if wanted.part == "status" and kind.smi:
             if request.method != "GET":
                 raise answers.not_allowed("statuses are written by smi-adapter alone")
@@ -211,14 +215,24 @@ class ApiServer:
             return _json(scale_of(self._found(wanted)))
         if request.method not in {"PUT", "PATCH"}:
             raise answers.not_allowed(f"{request.method} is not done on a scale")
-        body = await _body(request)
+        body = await body_of(request)
         written = await self._writer.patch(_target(request, wanted), partial(scaled, body=body))
         return _json(scale_of(written.value))
+
+    def _without_a_node(self, wanted: Wanted) -> RefusedError:
+        """Say where to find what a node would answer for: a Pod is processes of this machine."""
+        self._found(wanted)
+        folder = self._kubeconfig.parent if self._kubeconfig else ""
+        if wanted.part == "log":
+            files = f"{folder}/{wanted.namespace}_{wanted.name}_*.log"
+            return answers.not_allowed(f"logs are files here: {files} (`smi-adapter status` lists what runs)")
+        why = "a Pod is processes of this machine here; `smi-adapter status` lists them with their addresses"
+        return answers.not_allowed(f"{wanted.part} is not done: {why}")
 
     # ----------------------------------------------------------------------------------------------- many objects
     async def _many(self, request: web.Request, wanted: Wanted) -> web.StreamResponse:
         if request.method == "POST":
-            written = await self._writer.create(_target(request, wanted), await _body(request))
+            written = await self._writer.create(_target(request, wanted), await body_of(request))
             return self._say(request, wanted, written.value, written.warnings, created=True)
         test = selected(request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
         if request.method == "GET" and request.query.get("watch") in {"true", "1"}:
@@ -230,10 +244,11 @@ class ApiServer:
         ]
         revision = str(self._store.revision)
         if request.method == "DELETE":
+            options = await _collection(request, wanted)
             for item in found:
                 metadata = item["metadata"]
                 one = Wanted(wanted.kind, wanted.version, metadata.get("namespace", ""), metadata["name"])
-                await self._writer.delete(_target(request, one), {})
+                await self._writer.delete(_target(request, one), options)
         elif request.method != "GET":
             raise answers.not_allowed(f"{request.method} is not done on a collection")
         elif _as_table(request):
@@ -394,9 +409,25 @@ def _target(request: web.Request, wanted: Wanted) -> Target:
         wanted.name,
         who=query.get("fieldManager") or agent,
         validation=query.get("fieldValidation") or "Warn",
-        dry_run=query.get("dryRun") == "All",
+        dry_run=dry_run(query.getall("dryRun", None)),
         force=query.get("force") in {"true", "1"},
     )
+
+
+async def _deletion(request: web.Request, kind: Kind) -> Deletion:
+    """Return how to delete; a body that is not there at all asks for nothing special."""
+    said = await body_of(request) if request.can_read_body and await request.read() else {}
+    return deletion(kind, request.query, said)
+
+
+async def _collection(request: web.Request, wanted: Wanted) -> Deletion:
+    """Return how to delete several objects at once: those of one namespace, all that were selected."""
+    if not wanted.namespace:
+        raise answers.not_allowed(f"{wanted.kind.resource} are deleted together in one namespace only")
+    options = await _deletion(request, wanted.kind)
+    if options.uid or options.revision or {"limit", "continue"} & request.query.keys():
+        raise answers.bad_request("a deletion of several objects has no preconditions and no limit here")
+    return options
 
 
 def _number(name: str, text: str) -> int:
@@ -405,55 +436,19 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
+def _openapi_v2(request: web.Request) -> web.Response:
+    """Answer with a document of the old form that describes nothing; as protobuf, that is no bytes at all.
+
+    kubectl asks for it about kinds that are in no document of the new form, and only goes on if there is one: then it
+    finds out from the discovery that the kind is not served, says so, and does the rest.
+    """
+    if "protobuf" in request.headers.get("Accept", ""):
+        return web.Response(body=b"", headers={"Content-Type": openapi.V2_PROTOBUF})
+    return _json(openapi.V2)
+
+
 def _as_table(request: web.Request) -> bool:
     return "as=Table" in request.headers.get("Accept", "")
-
-
-async def _body(request: web.Request) -> Any:
-    """Return the body as plain values: JSON, or YAML where clients may send that."""
-    if "protobuf" in request.content_type:
-        try:
-            return protobuf.decoded(await request.read())
-        except protobuf.ProtobufError as error:
-            raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type}: {error}") from None
-    if "cbor" in request.content_type:
-        raise RefusedError(415, "UnsupportedMediaType", f"{request.content_type} is not understood here: send JSON")
-    try:
-        text = (await request.read()).decode()
-    except UnicodeDecodeError:
-        raise answers.bad_request("the body is not UTF-8") from None
-    value = _parsed(text, is_yaml="yaml" in request.content_type)
-    if _HALF.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False, default=str, skipkeys=True).encode()
-        except (UnicodeEncodeError, RecursionError):
-            raise answers.bad_request("the body names half of a surrogate pair, which is no character") from None
-    return value
-
-
-def _parsed(text: str, *, is_yaml: bool) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        if not is_yaml:
-            raise answers.bad_request("the body is no JSON") from None
-    try:
-        return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise answers.bad_request("the body is no YAML") from None
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: written out, a few lines of them would fill the memory."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read here")
-        return super().compose_node(parent, index)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)  # NaN and the infinities are Python's idea of JSON
 
 
 def _json(value: Mapping[str, Any], *, status: int = 200) -> web.Response:

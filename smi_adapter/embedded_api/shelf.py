@@ -16,6 +16,10 @@ class ShelfConflictError(ShelfError):
     """Somebody else has just changed the place where the object stands."""
 
 
+class ShelfUnreadableError(ShelfError):
+    """The place where the object stands can't be read; its author has to correct that first."""
+
+
 class Shelf(Protocol):
     """Objects and where they are written. What was put or removed comes back in a batch of the source."""
 
@@ -25,6 +29,10 @@ class Shelf(Protocol):
 
     def put(self, ref: Ref, raw: RawObject) -> None:
         """Write an object: into the document where it stands, or into a new file; ShelfError if that fails."""
+        ...
+
+    def check_removable(self, ref: Ref) -> None:
+        """Raise ShelfError if an object can't be removed."""
         ...
 
     def remove(self, ref: Ref) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 from smi_adapter.decode import RawObject
 from smi_adapter.decode.forms import APP_ADDRESS, DIAL
 from smi_adapter.embedded_api import answers, checks, fields, patches, views
+from smi_adapter.embedded_api.deletion import Deletion
 from smi_adapter.embedded_api.kinds import Kind, by_ref
-from smi_adapter.embedded_api.shelf import Shelf, ShelfConflictError, ShelfError
+from smi_adapter.embedded_api.shelf import Shelf, ShelfConflictError, ShelfError, ShelfUnreadableError
 from smi_adapter.embedded_api.store import LAST_APPLIED, Book, Entry, Store, differs
 from smi_adapter.findings import Ref
 from smi_adapter.smi import wire
@@ -131,16 +132,13 @@ class Writer:
             written = await self._commit(target, entry, value, applied.managers)
             return replace(written, warnings=(*known.warnings, *written.warnings))
 
-    async def delete(self, target: Target, options: Mapping[str, Any]) -> dict[str, Any]:
+    async def delete(self, target: Target, how: Deletion) -> dict[str, Any]:
         """Delete an object; with a namespace goes all that is in it."""
         async with self._lock:
             entry = self._existing(target)
-            wanted = options.get("preconditions") or {}
-            if wanted.get("uid", entry.book.uid) != entry.book.uid or (
-                wanted.get("resourceVersion") or str(entry.revision)
-            ) != str(entry.revision):
+            if how.uid not in {"", entry.book.uid} or how.revision not in {"", str(entry.revision)}:
                 raise answers.modified(target.kind, target.name)
-            await self._remove(target, entry)
+            await self._remove(replace(target, dry_run=target.dry_run or how.dry_run), entry)
             return answers.deleted(target.kind, target.name, entry.book.uid)
 
     # ------------------------------------------------------------------------------------------------ the object
@@ -282,6 +280,9 @@ class Writer:
             doomed = []
         if self._shelf.written(target.ref) is not None:
             doomed.append(target.ref)
+        with _said():
+            for ref in doomed:
+                self._shelf.check_removable(ref)
         if target.dry_run:
             return
         for ref in doomed:
@@ -319,6 +320,8 @@ def _said() -> Iterator[None]:
         yield
     except ShelfConflictError as error:
         raise answers.RefusedError(409, "Conflict", str(error)) from error
+    except ShelfUnreadableError as error:
+        raise answers.RefusedError(403, "Forbidden", str(error)) from error
     except ShelfError as error:
         raise answers.RefusedError(500, "InternalError", str(error)) from error
 

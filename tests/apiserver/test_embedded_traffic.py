@@ -163,6 +163,14 @@ def test_the_commands_for_a_cluster_read_this_world_as_its_files_are_read(kubect
     until(lambda: ours("check").returncode == 0)
     assert "there is nothing to install" in ours("check").stdout
     assert ours("analyze", "-A").stdout.count("SMI0703") == 0
+    for command in (("crds", "status"), ("crds", "diff"), ("crds", "apply"), ("uninstall", "--dry-run")):
+        done = ours(*command)
+        assert (done.returncode, done.stdout) == (0, ""), command
+        assert "there is nothing to install" in done.stderr, command
+    assert json.loads(ours("crds", "status", "-o", "json").stdout) == {"crds": []}
+    done = ours("bootstrap", "-n", "shop")
+    assert (done.returncode, done.stdout) == (1, ""), "so that nothing is applied by mistake"
+    assert "starts its Envoys itself" in done.stderr
 
 
 def test_only_the_owner_of_the_kubeconfig_gets_in(kubectl: Kubectl) -> None:

@@ -222,6 +222,38 @@ def core_kinds(kubectl: Kubectl) -> Iterator[str]:
     yield kubectl.told("delete", "deploy/web", "svc/web", "svc/fresh")
 
 
+def trials(kubectl: Kubectl) -> Iterator[str]:
+    """Whatever is tried with --dry-run=server, every object is afterwards what it was before."""
+    everything = f"{SPLIT}---{ROUTES}---{TARGET}---{DEPLOYMENT}---{SERVICE}"
+    kubectl.out("apply", "-f", "-", stdin=everything)
+    kubectl.out("create", "serviceaccount", "joe")
+    kinds = "ts,tt,htr,deploy,svc,sa,ns"
+    there = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.labels} {.spec}{end}"
+    before = kubectl.out("get", "ts,tt,htr,deploy", "-o", there)
+    names = kubectl.out("get", kinds, "-o", "name")
+    tried = (
+        *(("delete", *which) for which in (
+            ("ts", "web"), ("tt", "target"), ("htr", "--all"), ("deploy", "web"), ("svc", "web"), ("sa", "joe"),
+            ("ts,tt,htr", "--all"), ("deploy,svc", "-l", "!nope"), ("ns", kubectl.namespace),
+        )),
+        ("patch", "ts", "web", "--type=merge", "-p", '{"spec":{"service":"shop"}}'),
+        ("patch", "deploy", "web", "-p", '{"spec":{"replicas":3}}'),
+        ("scale", "deploy", "web", "--replicas=3"),
+        ("annotate", "ts", "web", "note=mine"),
+        ("label", "ts", "web", "team=blue"),
+        ("set", "image", "deploy/web", "web=web:2"),
+        ("create", "serviceaccount", "jim"),
+        ("create", "namespace", "trial"),
+    )  # fmt: skip
+    for words in tried:
+        yield kubectl.told(*words, "--dry-run=server")
+    other = everything.replace("weight: 50", "weight: 60").replace("web:1", "web:2")
+    for how in (("apply",), ("apply", "--server-side", "--force-conflicts"), ("replace",), ("delete",)):
+        yield kubectl.told(*how, "-f", "-", "--dry-run=server", stdin=other)
+    assert kubectl.out("get", "ts,tt,htr,deploy", "-o", there) == before
+    assert kubectl.out("get", kinds, "-o", "name") == names
+
+
 def explain(kubectl: Kubectl) -> Iterator[str]:
     for path in ("ts.spec", "ts.spec.backends.weight", "tt.spec.sources", "htr.spec.matches", "udproutes.spec"):
         yield kubectl.told("explain", path)
@@ -236,6 +268,19 @@ def unknown_fields(kubectl: Kubectl) -> Iterator[str]:
     yield kubectl.told("apply", "--validate=warn", "-f", "-", stdin=wrong)
     yield kubectl.told("get", "ts", "web", "-o", "jsonpath={.spec}")
     yield kubectl.told("apply", "--validate=ignore", "-f", "-", stdin=wrong)
+
+
+def kinds_that_are_not_served(kubectl: Kubectl) -> Iterator[str]:
+    wrong = SPLIT.replace("v1alpha4", "v1alpha9")
+    rollout = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: web}\nspec: {}\n"
+    for text in (wrong, rollout):
+        yield kubectl.told("apply", "-f", "-", stdin=text)
+        yield kubectl.told("create", "-f", "-", stdin=text)
+        yield kubectl.told("apply", "--server-side", "-f", "-", stdin=text)
+        yield kubectl.told("delete", "-f", "-", stdin=text)
+    yield kubectl.told("apply", "-f", "-", stdin=f"{wrong}---\n{ROUTES}---\n{rollout}---\n{SPLIT}")
+    yield kubectl.told("get", "ts,htr", "-o", "name")
+    yield kubectl.told("get", "rollouts")
 
 
 def waiting(kubectl: Kubectl) -> Iterator[str]:
@@ -263,8 +308,10 @@ STORIES: tuple[Callable[[Kubectl], Iterator[str]], ...] = (
     patch,
     get,
     core_kinds,
+    trials,
     explain,
     unknown_fields,
+    kinds_that_are_not_served,
     waiting,
 )
 
@@ -281,6 +328,29 @@ def test_both_servers_tell_the_same(
         told[server] = list(story(there))
     for ours, theirs in zip(told["embedded"], told["real"], strict=True):
         assert ours == theirs
+
+
+def test_an_object_of_a_kubernetes_kind_that_is_not_served_hinders_no_other(embedded: Kubectl) -> None:
+    config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\n"
+    done = embedded.run("apply", "-f", "-", stdin=f"{config}---\n{SERVICE}")
+    assert "service/web created" in done.stdout
+    assert 'no matches for kind "ConfigMap" in version "v1"' in done.stderr
+
+
+def test_kubectl_finds_nothing_strange_about_the_version_of_the_server(embedded: Kubectl) -> None:
+    done = embedded.run("version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Server Version: v1." in done.stdout
+
+
+def test_who_asks_for_logs_is_told_where_they_are(embedded: Kubectl) -> None:
+    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: logged}\nspec: {containers: [{name: app}]}\n"
+    embedded.out("apply", "-f", "-", stdin=pod)
+    folder = embedded.kubeconfig.parent
+    done = embedded.run("logs", "logged")
+    assert (done.returncode, f"logs are files here: {folder}/default_logged_*.log" in done.stderr) == (1, True)
+    assert "`smi-adapter status`" in embedded.run("exec", "logged", "--", "ls").stderr
+    assert "not found" in embedded.run("logs", "nobody").stderr
 
 
 def test_a_watch_tells_of_every_change(real: Kubectl, embedded: Kubectl, tmp_path: Path) -> None:

@@ -244,6 +244,12 @@ class HttpClient:
         await self._reader.readline()
         return body
 
+    def begin(self, path: str, method: str, length: int) -> None:
+        """Send the head of a request, and nothing of its body."""
+        self._writer.write(
+            f"{method} {path} HTTP/1.1\r\nhost: any.example\r\ncontent-length: {length}\r\n\r\n".encode()
+        )
+
     async def frame(self, data: bytes) -> bytes:
         """Send bytes after an upgrade; return what comes back."""
         self._writer.write(data)

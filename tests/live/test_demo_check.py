@@ -58,9 +58,19 @@ def test_the_demo_shows_its_table_without_a_terminal_and_stops_cleanly(
             assert line, text
             text += line
         assert "try-me.yaml" in text
+        assert "demo --check" in text
+        file = next(tmp_path.glob("smi-adapter-demo-*/try-me.yaml"))
+        file.write_text(file.read_text().replace("service: bookstore-v1", "service: nowhere"))
+        while "SMI0102" not in text:
+            line = demo.stdout.readline()
+            assert line, text
+            text += line
+        assert "try-me.yaml:13: warning SMI0102 BackendNotFound: TrafficSplit bookstore/bookstore spec.backends" in text
         demo.send_signal(number)
         rest = demo.stdout.read()
         assert "Stopping" in rest
+        assert "the edits in it" in rest
+        assert "smi-adapter run --source " in rest
         assert demo.wait() == 0
         errors.seek(0)
         assert "Traceback" not in errors.read()

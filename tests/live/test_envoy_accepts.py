@@ -168,10 +168,13 @@ async def test_a_log_of_refusals_alone_leaves_nothing_out(town: Town) -> None:
         async with await HttpClient.connect(PODS["v1"].address, WEB, tls=tls) as client:
             assert (await client.request("/ok")).status == 200
             await client.request(refused)
-            await client.request("/grpc", "POST", [("content-type", "application/grpc"), ("te", "trailers")])
-        for path in (refused, "/grpc"):
+            for path in ("/grpc", "/grpc%2fodd"):  # their HTTP status is 200
+                await client.request(path, "POST", [("content-type", "application/grpc"), ("te", "trailers")])
+        async with await HttpClient.connect(PODS["v1"].address, WEB, tls=tls) as client:
+            client.begin("/ok?gone", "POST", 10)
+        for path in (refused, "/grpc", "/grpc/odd", "/ok"):
             await until(lambda path=path: town.fleet.log(proxy("v1"), path=path))  # type: ignore[misc]
-        assert not town.fleet.log(proxy("v1"), path="/ok")
+        assert {line["flags"] for line in town.fleet.log(proxy("v1"), path="/ok")} == {"DC"}
 
 
 async def test_a_proxy_may_log_nothing(town: Town) -> None:

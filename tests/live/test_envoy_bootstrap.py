@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from smi_adapter.backends.envoy.accesslog import LOG_FROM
 from smi_adapter.backends.envoy.bootstrap import (
     ClientCertificate,
     ControlPlane,
@@ -118,14 +119,24 @@ async def test_a_proxy_without_its_configuration_is_not_ready(tmp_path: Path) ->
         assert status == 503
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_proxy_logs_what_went_well_only_where_its_bootstrap_asks_for_it(asked: bool, tmp_path: Path) -> None:
+    control, credential = credentials(files(tmp_path))[0]
+    config: dict[str, Any] = bootstrap(key("web"), control, credential, Local(log_every_request=asked))
+    runtime = config["layered_runtime"]["layers"][0]["static_layer"]
+    assert runtime.get(LOG_FROM) == (0 if asked else None)
+
+
 def test_the_proxy_counts_what_we_read_and_little_else(tmp_path: Path) -> None:
     control, credential = credentials(files(tmp_path))[0]
-    config: dict[str, Any] = bootstrap(key("web"), control, credential)
+    config: dict[str, Any] = bootstrap(key("web"), control, credential, Local(metrics=f"127.0.0.1:{free_port()}"))
     del config["dynamic_resources"]
     with EnvoyProcess.start(config, tmp_path) as envoy:
         envoy.wait_ready()
         counted = {name.partition(".")[0] for name in envoy.stats()}
+        of_listeners = {name for name in envoy.stats("listener.") if ".ssl." not in name}
         of_clusters = {name.rpartition(".")[2] for name in envoy.stats("cluster.")}
-    assert {"cluster", "server", "listener_manager", "cluster_manager"} <= counted
+    assert {"cluster", "server", "http", "listener_manager", "cluster_manager"} <= counted
+    assert not of_listeners, "the same is counted by the connection manager"
     assert "upstream_cx_active" in of_clusters
     assert not of_clusters & {"upstream_rq_retry", "upstream_cx_rx_bytes_total", "lb_healthy_panic"}

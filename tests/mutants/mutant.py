@@ -53,6 +53,11 @@ def let_in(who: str, path: str = "/", *, where: str = r"\S+", port: int = 8080) 
     return rf"(?:^|\s){path} on {where}:{port} \(\w+\) by \S+/(?:{who})\s?(?:{ways})"
 
 
+def began_open(who: str = "alice") -> str:
+    """Say that somebody got in before anybody was let in."""
+    return rf" by \S+/{who} begins denied: .*last seen: ok"
+
+
 def kept_out(who: str, path: str = "/") -> str:
     """Say that somebody did not get in who may."""
     return rf"(?:^|\s){path} on \S+ \(\w+\) by \S+/{who} is allowed: not within"

@@ -268,7 +268,11 @@ def test_a_namespace_that_cannot_be_read_enforces_until_it_can(written: str | No
         ("apps/v1", "Deployment", []),
         ("apiextensions.k8s.io/v1", "CustomResourceDefinition", []),
         ("example.org/v1", "Deployment", ["SMI0506"]),
-        ("v1", "Sevrice", ["SMI0506"]),
+        ("argoproj.io/v1alpha1", "Rollout", ["SMI0506"]),
+        ("gateway.networking.k8s.io/v1alpha2", "TCPRoute", ["SMI0506"]),
+        ("metrics.smi-spec.io/v1alpha1", "TrafficMetrics", ["SMI0506"]),
+        ("v1", "Node", ["SMI0506"]),
+        ("networking.k8s.io/v1", "IngressClass", ["SMI0506"]),
     ],
 )
 def test_a_kind_that_nobody_reads_is_named_unless_it_stands_in_everybodys_files(
@@ -277,6 +281,28 @@ def test_a_kind_that_nobody_reads_is_named_unless_it_stands_in_everybodys_files(
     snapshot = decode([{"apiVersion": version, "kind": kind, "metadata": {"name": "x"}}])
     assert [code for code, _ in said(snapshot)] == codes
     assert all(item.severity is Severity.INFO for items in snapshot.problems.values() for item in items)
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "meant"),
+    [
+        ("spilt.smi-spec.io/v1alpha4", "TrafficSplit", "TrafficSplit of split.smi-spec.io"),
+        ("acess.smi-spec.io/v1alpha3", "TrafficTarget", "TrafficTarget of access.smi-spec.io"),
+        ("smi-spec.io/v1alpha4", "HTTPRouteGroup", "HTTPRouteGroup of specs.smi-spec.io"),
+        ("split.smi-spec.io/v1alpha4", "HTTPRouteGroup", "HTTPRouteGroup"),
+        ("spilt.smi-spec.io/v1alpha4", "TrafficSplits", "TrafficSplit of split.smi-spec.io"),
+        ("v1alpha4", "TrafficSplit", "TrafficSplit of split.smi-spec.io"),
+        ("v1", "Sevrice", "Service"),
+        ("v1", "Deployment", "Deployment of apps"),
+        ("app/v1", "Deployment", "Deployment of apps"),
+        ("discovery.k8s.io/v1", "EndpointSlices", "EndpointSlice"),
+    ],
+)
+def test_a_misspelled_group_or_kind_is_a_warning_that_says_what_was_meant(version: str, kind: str, meant: str) -> None:
+    snapshot = decode([{"apiVersion": version, "kind": kind, "metadata": {"name": "x"}}])
+    ((problem,),) = snapshot.problems.values()
+    assert problem.severity is not Severity.INFO
+    assert problem.code == "SMI0501" or f"did you mean {meant}?" in problem.message
 
 
 def test_what_did_not_change_is_shared() -> None:

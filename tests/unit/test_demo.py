@@ -17,9 +17,10 @@ from rich.console import Console
 from smi_adapter.cli.offline import analyze, explain
 from smi_adapter.demo import experiments
 from smi_adapter.demo.experiments import EXPERIMENTS, START, EditError
-from smi_adapter.demo.stage import FILE, example
+from smi_adapter.demo.stage import FILE, example, news
 from smi_adapter.demo.table import lines, rows, table
 from smi_adapter.demo.traffic import Seen, Traffic, Window
+from smi_adapter.findings import Finding, Ref, finding
 
 TEXT = (example() / FILE).read_text()
 
@@ -218,3 +219,18 @@ def test_every_invitation_is_an_experiment_of_the_file() -> None:
     invited = [item.invite for item in EXPERIMENTS if item.invite]
     assert len(invited) == 3
     assert all(starmap(lambda number, words: f"{number}. {words.split(':')[0]}" in TEXT, enumerate(invited, 1)))
+
+
+def test_without_a_terminal_each_finding_is_told_once_and_so_is_its_end() -> None:
+    split, file = Ref("TrafficSplit", "shop", "web"), Ref("File", "", FILE)
+    first, second = (
+        finding("SMI0102", split, "spec.backends", "There is no Service."),
+        finding("SMI0507", file, "", "x"),
+    )
+
+    def told(before: list[Finding], now: list[Finding]) -> list[str]:
+        return list(news(lambda item: item.code, before, now))
+
+    assert told([], [first]) == ["SMI0102"]
+    assert told([first], [first, second]) == ["SMI0507"]
+    assert told([first], []) == ["resolved: SMI0102 TrafficSplit shop/web spec.backends"]

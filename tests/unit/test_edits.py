@@ -91,6 +91,14 @@ def test_a_new_object_is_appended_where_the_source_is_one_file(file: Path) -> No
     assert len(tree(file).objects) == 3
 
 
+def test_a_source_that_is_one_file_stays_when_its_last_object_goes(file: Path) -> None:
+    for ref in (SPLIT, ACCOUNT):
+        edits.remove(file, tree(file), ref)
+    assert (file.exists(), tree(file).objects, tree(file).findings()) == (True, {}, ())
+    edits.put(file, tree(file), SPLIT, split(7))
+    assert set(tree(file).objects) == {SPLIT}
+
+
 def test_a_removed_document_takes_its_own_lines_alone(tmp_path: Path, file: Path) -> None:
     edits.remove(tmp_path, tree(tmp_path), SPLIT)
     text = file.read_text()

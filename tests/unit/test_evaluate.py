@@ -88,7 +88,9 @@ def test_data_is_short_where_nothing_is_odd() -> None:
             "match": "books",
         }
     ]
-    assert sorted(data) == ["access", "arms", "by", "why"]
+    assert sorted(data) == ["access", "arms", "by", "split", "steps", "why"]
+    assert data["split"] == {"kind": "TrafficSplit", "namespace": "default", "name": "s"}
+    assert data["steps"] == []
 
 
 def test_an_error_is_an_arm_with_a_status() -> None:
@@ -209,3 +211,32 @@ def test_weights_keep_their_ratio(weights: list[int], seed: int) -> None:
             assert got.get(name, 0) == weight
         else:
             assert abs(Fraction(got.get(name, 0), made) - Fraction(weight, total)) < Fraction(1, 10**8)
+
+
+def test_the_split_that_routes_is_named_with_the_match_by_which_it_does() -> None:
+    world = strict().split("all", "bookstore", {V1: 1}).split("some", "bookstore", {V2: 1}, matches=("everything",))
+    found = world.ask("buyer", "bookstore", "GET", "/books")
+    assert (str(found.split), found.match) == (
+        "TrafficSplit default/some",
+        "HTTPRouteGroup default/everything, match books",
+    )
+    others = world.ask("buyer", "bookstore", "GET", "/x")
+    assert (str(others.split), others.match) == ("TrafficSplit default/all", "")
+    assert strict().ask("buyer", "bookstore-v1", "GET", "/books").split is None
+
+
+def test_a_denied_request_gets_a_next_step() -> None:
+    def steps(world: World, source: str = "buyer", path: str = "/books") -> str:
+        return "; ".join(world.ask(source, "bookstore-v1", "GET", path).steps)
+
+    assert steps(strict()) == ""
+    assert steps(strict(), "thief") == (
+        "add ServiceAccount default/thief to spec.sources of TrafficTarget default/bookstore, or write one of its own"
+    )
+    assert steps(strict(), path="/x") == (
+        "add a match for GET /x to HTTPRouteGroup default/everything, or a rule to TrafficTarget default/bookstore"
+    )
+    world = strict()
+    world.targets.clear()
+    assert steps(world).startswith("write a TrafficTarget with destination ServiceAccount default/bookstore")
+    assert steps(world).endswith("source ServiceAccount default/buyer and a rule that matches GET /books")

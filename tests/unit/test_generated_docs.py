@@ -1,11 +1,14 @@
 """The generated pages say what the code says."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
+from smi_adapter.cli import offline
 from smi_adapter.findings import CODES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,3 +39,14 @@ def test_every_code_has_a_section_of_its_own(make_docs: ModuleType) -> None:
 def test_every_example_belongs_to_a_code() -> None:
     stray = [path.name for path in (ROOT / "docs" / "examples" / "findings").iterdir() if path.stem not in CODES]
     assert not stray
+
+
+def test_the_command_says_of_a_backend_what_the_page_says(make_docs: ModuleType) -> None:
+    """`no` would not tell whether what a backend lacks is closed, or nobody's job."""
+    done = CliRunner().invoke(offline.backends, [])
+    page = (ROOT / "docs" / "backends.md").read_text()
+    header, *rows = (re.split(r"\s{2,}", line) for line in done.stdout.splitlines())
+    places = [header.index(name.upper()) for name in make_docs.BUILT_IN]
+    for row in rows:
+        assert f"| {row[0]} | {' | '.join(row[place] for place in places)} |" in page
+    assert "not its job: the backend renders routes only" in done.stderr

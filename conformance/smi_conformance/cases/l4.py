@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smi_conformance.layouts import House, house
+from smi_conformance.layouts import CLOSED, House, house
 from smi_conformance.model import Match, Rule, ServicePort, UdpRoute
 from smi_conformance.protocol import App, Port, Req
 from smi_conformance.registry import case
@@ -30,7 +30,7 @@ async def l4_house(t: Trial, ports: tuple[ServicePort, ...] = RAW) -> House:
     anything = h.tcp("anything")
     await t.apply(h.everything(), anything, h.target(("bob",), destination="web", name="control"))
     await t.apply(h.target(("bob",), (Rule(anything.name, "TCPRoute"),), destination="web", name="control-tcp"))
-    await t.closed(h.who("alice"), raw(h, 9000) if ports is RAW else h.to(), k=5)
+    await t.closed(h.who("alice"), raw(h, 9000) if ports is RAW else h.to(), k=5, what=CLOSED)
     return h
 
 
@@ -120,7 +120,7 @@ async def whose_port_is_meant(t: Trial) -> None:
     ports = (ServicePort(8080), ServicePort(7000, 9000, protocol="tcp"), ServicePort(7001, 9001, protocol="tcp"))
     h = await house(t, ports=ports)
     alice, req = h.who("alice"), raw(h, 7000)
-    await t.closed(alice, req, k=5)
+    await t.closed(alice, req, k=5, what=CLOSED)
     for key, number, target_port in (("servicePort", 7000, 7000), ("targetPort", 9000, 7000)):
         async with t.provisional(key):
             route = h.tcp(key.lower(), (number,))

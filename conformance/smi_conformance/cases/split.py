@@ -175,9 +175,10 @@ async def same_names_elsewhere_are_others(t: Trial) -> None:
     s = await shop(t)
     elsewhere = await t.place(SHOP, enforced=False)
     ns = elsewhere.namespace
-    await t.apply(*(replace(s.service(name, app), namespace=ns) for name, app in (("root", "base"), ("v1", "v1"))))
+    backend = s.service("v3", "v1")
+    await t.apply(backend, *(replace(item, namespace=ns) for item in (s.service("root", "base"), backend)))
     await t.reaches(s.client, _to(ns, s.names["root"]), "base", k=5)
-    split = s.split({"v1": 100})
+    split = s.split({"v3": 100})
     await t.apply(split)
 
     def here(reply: Reply) -> bool:
@@ -189,7 +190,7 @@ async def same_names_elsewhere_are_others(t: Trial) -> None:
     await t.delete(split)
     await t.reaches(s.client, s.to(), "base", k=5)
     async with t.provisional("crossNamespaceBackend"):
-        far = Split(t.name("far"), s.ns, s.names["root"], ((f"{s.names['v1']}.{ns}", 100),))
+        far = Split(t.name("far"), s.ns, s.names["root"], ((f"{s.names['v3']}.{ns}", 100),))
         refused = not (await t.try_apply(far))[0].accepted
         await s.settle()
         counts = await t.sample(s.client, s.to(), 100)
@@ -199,7 +200,7 @@ async def same_names_elsewhere_are_others(t: Trial) -> None:
         t.reading("crossNamespaceBackend", "followed" if crossed else "refused")
         await t.delete(far)
     async with t.provisional("crossNamespaceRoot"):
-        far = Split(t.name("far"), s.ns, f"{s.names['root']}.{ns}", ((s.names["v1"], 100),))
+        far = Split(t.name("far"), s.ns, f"{s.names['root']}.{ns}", ((s.names["v3"], 100),))
         refused = not (await t.try_apply(far))[0].accepted
         await s.settle()
         counts = await t.sample(s.client, _to(ns, s.names["root"]), 100)

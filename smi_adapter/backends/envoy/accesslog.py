@@ -69,11 +69,18 @@ _WOULD_BE_DENIED: Final[Fields] = {
     "value": {"string_match": {"exact": "denied"}},
 }
 
+# The HTTP status of gRPC is 200. Of other requests a status of gRPC would be guessed, for most that went well UNKNOWN.
+_GRPC: Final[Fields] = {
+    "header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}
+}
+_GRPC_FAILED: Final[Fields] = {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}
+
 _REFUSED: Final[Fields] = {
     "or_filter": {
         "filters": [
             {"status_code_filter": {"comparison": _STATUS}},
-            {"grpc_status_filter": {"statuses": ["PERMISSION_DENIED", "UNAVAILABLE"]}},  # their HTTP status is 200
+            {"response_flag_filter": {}},  # any: also what has no status, as the client gave up, or broke off after 200
+            {"and_filter": {"filters": [_GRPC, _GRPC_FAILED]}},
             {"metadata_filter": {"matcher": _WOULD_BE_DENIED, "match_if_key_not_found": {"value": False}}},
         ]
     }

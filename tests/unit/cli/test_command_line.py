@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,14 @@ def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Error" in capsys.readouterr().err
 
 
+def test_what_proxies_log_is_not_a_setting_of_the_controller(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SMI_ADAPTER_LOG_REQUESTS", "true")
+    assert run(["run"]) == 2
+    assert "smi-adapter bootstrap --log-requests" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if shell == "bash":
@@ -194,3 +203,11 @@ def test_durations_are_kubectl_s(text: str, seconds: float) -> None:
 def test_ages_are_kubectl_s() -> None:
     assert age("not a time") == ""
     assert age("2020-01-01T00:00:00Z").endswith("d")
+
+
+def test_a_broken_file_is_named_once_with_the_line_that_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: A\nmetadata: {name: a}\n---\nkind: B\nmetadata: {name: [\n")
+    done = CliRunner().invoke(main, ["analyze", "-f", str(tmp_path)])
+    head, message = done.stdout.splitlines()[:2]
+    assert re.fullmatch(r".*a\.yaml:[5-6]: error SMI0507 \w+", head)
+    assert "a.yaml" not in message

@@ -17,6 +17,7 @@ import yaml
 
 from smi_adapter.decode import RawObject, ref_of
 from smi_adapter.embedded_api.answers import RefusedError
+from smi_adapter.embedded_api.deletion import Deletion
 from smi_adapter.embedded_api.kinds import by_ref
 from smi_adapter.embedded_api.patches import merge
 from smi_adapter.embedded_api.store import Store
@@ -89,7 +90,7 @@ async def test_a_write_is_answered_when_its_file_has_been_read(run: Run) -> None
     written = await run.writer.patch(run.split(), lambda item: merge(item, {"spec": {"service": "other"}}))
     assert written.value["spec"]["service"] == "other"
     assert written.value["metadata"]["generation"] == 2
-    await run.writer.delete(run.split(), {})
+    await run.writer.delete(run.split(), Deletion())
     assert run.store.get(SPLIT) is None
     assert not (run.folder / "shop").exists()
 
@@ -102,7 +103,7 @@ async def test_a_namespace_can_be_deleted_right_after_files_in_it(run: Run) -> N
         (run.folder / "shop" / f"trafficsplit-{name}.yaml").unlink()
     namespace = by_ref("", "Namespace")
     assert namespace is not None
-    await run.writer.delete(Target(namespace, "v1", "", "shop"), {})
+    await run.writer.delete(Target(namespace, "v1", "", "shop"), Deletion())
     await run.until(ref_of(split(names[0])), lambda raw: raw is None)
     assert run.store.refs("shop") == []
     assert list(run.folder.iterdir()) == []
@@ -122,8 +123,51 @@ async def test_an_object_in_a_broken_document_is_not_written(run: Run) -> None:
     await until(run.source.findings)
     with pytest.raises(RefusedError) as refused:
         await run.writer.patch(run.split(), lambda item: merge(item, {"spec": {"service": "other"}}))
-    assert (refused.value.code, "trafficsplit-web.yaml" in str(refused.value)) == (500, True)
+    assert (refused.value.code, "shop/trafficsplit-web.yaml:2: " in str(refused.value)) == (403, True)
     assert file.read_text() == "kind: TrafficSplit\nmetadata: [\n"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "kind: Service\nmetadata: [\n",
+        "metadata: {name: of-no-kind}\n",
+        "- a list\n",
+        "# \x01\n",
+    ],
+)
+async def test_nothing_is_removed_from_a_file_in_which_something_cannot_be_read(run: Run, broken: str) -> None:
+    file = run.folder / "both.yaml"
+    for name in ("web", "other"):  # `other` stands in a file of its own
+        await run.writer.create(run.split(name), split(name))
+    (run.folder / "shop" / "trafficsplit-web.yaml").rename(file)
+    await until(lambda: str(run.source.location(run.split().ref)) == "both.yaml:1")
+    text = f"{file.read_text()}---\n{broken}"
+    file.write_text(text)
+    await until(run.source.findings)
+    namespace = run.target("Namespace", "shop")
+    for target in (run.split(), replace(run.split(), dry_run=True), replace(namespace, namespace="")):
+        with pytest.raises(RefusedError, match=r"^both.yaml:\d+: .*; correct that first") as refused:
+            await run.writer.delete(target, Deletion())
+        assert refused.value.code == 403
+    assert file.read_text() == text
+    assert run.source.written(run.split("other").ref) is not None
+    await run.writer.delete(run.split("other"), Deletion())
+
+    file.write_text(text.replace(broken, ""))
+    await until(lambda: not run.source.findings())
+    await run.writer.delete(run.split(), Deletion())
+    assert not file.exists()
+
+
+async def test_a_document_that_can_be_read_is_changed_beside_one_that_cannot(run: Run) -> None:
+    await run.writer.create(run.split(), split())
+    file = run.folder / "shop" / "trafficsplit-web.yaml"
+    file.write_text(f"{file.read_text()}---\nmetadata: [\n")
+    await until(run.source.findings)
+    await run.writer.patch(run.split(), lambda item: merge(item, {"spec": {"service": "changed"}}))
+    assert "service: changed" in file.read_text()
+    assert file.read_text().endswith("---\nmetadata: [\n")
 
 
 async def test_an_editor_that_was_faster_is_a_conflict_and_nothing_is_lost(run: Run) -> None:
@@ -163,7 +207,7 @@ async def step(run: Run, draw: random.Random, weight: int) -> None:
             raw = {**split(target.name), "spec": {"service": "web", "backends": backends}}
             await run.writer.apply(replace(target, who="me", force=True), raw)
         case "delete" if there:
-            await run.writer.delete(target, {})
+            await run.writer.delete(target, Deletion())
         case "comment" | "weight" as what:
             path = draw.choice(sorted(run.folder.rglob("*.yaml")))
             text = path.read_text()

@@ -382,7 +382,7 @@ async def test_a_watched_table_has_its_heads_once(client: Client) -> None:
         ("GET", "/apis/nowhere.io", 404),
         ("GET", "/api/v1/namespaces/shop/secrets", 404),
         ("GET", "/openapi/v3/apis/x/v1", 404),
-        ("GET", "/openapi/v2", 404),
+        ("GET", "/openapi/v1", 404),
         ("GET", f"{SPLITS}/web/log", 404),
         ("GET", f"{SPLITS}/web/status/x", 404),
         ("POST", f"{SPLITS}/web", 405),
@@ -476,3 +476,10 @@ async def test_an_invalid_object_of_a_file_is_listed_like_any_other(client: Clie
         found = await client.get(SPLITS.replace("v1alpha4", version))
         assert [item["metadata"]["name"] for item in found["items"]] == ["bad", "odd"]
     assert len((await client.get(SPLITS, Accept=TABLE))["rows"]) == 2
+
+
+async def test_the_old_openapi_form_describes_nothing_and_is_there_for_kubectl_to_go_on(client: Client) -> None:
+    assert (await client.get("/openapi/v2"))["paths"] == {}
+    accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    answer = await client.ask("GET", "/openapi/v2", headers={"Accept": accept})
+    assert (answer.status, answer.body) == (200, "")

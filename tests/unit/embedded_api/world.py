@@ -49,6 +49,10 @@ class MemoryShelf:
         self.objects[ref] = json.loads(json.dumps(raw))
         asyncio.get_running_loop().call_soon(self._store.take, {ref: self.objects[ref]})
 
+    def check_removable(self, ref: Ref) -> None:
+        assert ref in self.objects
+        self._check()
+
     def remove(self, ref: Ref) -> None:
         self._check()
         del self.objects[ref]
