@@ -6,8 +6,8 @@ without its `destination.port` opens every port. `kubectl apply` leaves the whol
 so of such an object we know; of one that was written otherwise `smi-adapter check` can only tell what a CRD drops.
 
 Nothing is put back from the annotation, as it may be old: a part that lost something is not used until somebody
-applies it anew. So is one that lost it on purpose by a writer that leaves the annotation alone (`kubectl edit`, `kubectl
-patch`, any program); docs/versions.md says which do. What widens nothing by its absence is told, and the object works on.
+applies it anew. So is one that lost it on purpose by a writer that leaves the annotation alone (`kubectl edit` and
+`kubectl patch`, any program); docs/versions.md says which do. What widens nothing by its absence is told, no more.
 """
 
 from __future__ import annotations
