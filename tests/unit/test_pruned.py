@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smi_adapter import crds
+from smi_adapter import crds, decode
 from smi_adapter.crds.merge import plan
 from smi_adapter.findings import Severity
 from smi_adapter.smi import pruned, schema, wire
+from smi_adapter.snapshot import EMPTY
 from tests import foreign_crds, strategies
 
 SHOP = {"kind": "ServiceAccount", "name": "shop"}
@@ -121,8 +122,14 @@ def test_a_split_that_lost_its_matches_divides_nothing_anew() -> None:
     spec = {"service": "a", "backends": [{"service": "b", "weight": 1}]}
     matches = [{"kind": "HTTPRouteGroup", "name": "m"}]
     whole = manifest("split", "v1alpha4", "TrafficSplit", spec={**spec, "matches": matches})
-    obj, (told,) = wire.decode(stored(whole, spec=spec))
+    gone = stored(whole, spec=spec)
+    obj, (told,) = wire.decode(gone)
     assert (obj, told.code, told.severity) == (None, "SMI0509", Severity.ERROR)
+    ref = wire.ref_of(gone)
+    before, _ = decode.apply(EMPTY, {ref: stored(whole)})
+    after, _ = decode.apply(before, {ref: gone})
+    assert before.splits == after.splits != {}
+    assert not decode.apply(EMPTY, {ref: gone})[0].splits
 
 
 class Counted(str):
