@@ -108,18 +108,32 @@ def _says_something(key: str, value: Any) -> bool:
 
 
 def _pairs(applied: Sequence[Any], there: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Yield the place of each item and how it was applied: by its name; if names don't tell, by its place."""
+    """Yield the place of each item and how it was applied: by its name; if names don't tell, by its place.
+
+    What tells items apart may be lost as well: a source without its namespace is another one.
+    """
     before = {_name(item): item for item in applied}
     if None not in before and len(before) == len(applied):
-        names = (_name(item) for item in there)
-        yield from ((index, before[name]) for index, name in enumerate(names) if name in before)
+        for index, item in enumerate(there):
+            if (name := _name(item)) in before:
+                yield index, before[name]
+            elif index < len(applied) and _is_rest(item, applied[index]):
+                yield index, applied[index]
     elif len(applied) == len(there):
         yield from enumerate(applied)
+
+
+_NAMES: Final = ("kind", "namespace", "name", "service", "key")
 
 
 def _name(item: Any) -> tuple[str, ...] | None:
     """Return what tells an item from others; only things with a name can be told."""
     if not isinstance(item, Mapping):
         return None
-    names = (item.get(key) for key in ("kind", "namespace", "name", "service", "key"))
+    names = (item.get(key) for key in _NAMES)
     return tuple(name for name in names if isinstance(name, str)) or None
+
+
+def _is_rest(item: Any, whole: Mapping[str, Any]) -> bool:
+    """Tell whether an item has no other names than one that was applied, but fewer."""
+    return isinstance(item, Mapping) and all(item[key] == whole.get(key) for key in _NAMES if key in item)

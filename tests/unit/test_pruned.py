@@ -132,6 +132,14 @@ def test_a_split_that_lost_its_matches_divides_nothing_anew() -> None:
     assert not decode.apply(EMPTY, {ref: gone})[0].splits
 
 
+def test_a_source_that_lost_its_namespace_is_another_one() -> None:
+    whole = target()
+    whole["spec"]["sources"] = [SHOP, {**SHOP, "name": "web", "namespace": "other"}]
+    obj, (told,) = wire.decode(stored(whole, spec={**whole["spec"], "sources": [SHOP, {**SHOP, "name": "web"}]}))
+    assert (obj, told.field) == (None, "spec.sources[1].namespace")
+    assert fields(stored(whole, spec={**whole["spec"], "sources": [SHOP, {**SHOP, "name": "app"}]})) == []
+
+
 class Counted(str):
     """A name that counts how often it is compared."""
 
