@@ -20,15 +20,17 @@ from smi_adapter.findings import Finding, Ref, by_severity_then_object, finding
 from smi_adapter.mesh import Mesh
 from smi_adapter.settings import Settings
 from smi_adapter.smi.objects import ACCESS_GROUP
+from smi_adapter.smi.pruned import APPLIED
 from smi_adapter.snapshot import API_SERVER, EMPTY, Mode, Options, Profile, Snapshot
 from smi_adapter.translate import Translation
 
 _log = logging.getLogger(__name__)
 
 _MANY: Final = 50
-_MANY_MATCHES: Final = 8
-"""Objects of a batch, or matches of one of them, from which on it is compiled on another thread: neither a first sync
-nor a group of 256 patterns may stop the event loop."""
+_MANY_ITEMS: Final = 8
+_LONG_TEXT: Final = 1 << 14
+"""Objects of a batch, items of one of them, or characters of what it was applied as, from which on it is compiled on
+another thread: neither a first sync nor a group of 256 patterns may stop the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +118,18 @@ class Compiler:
 
 def is_long(batch: Mapping[Ref, decode.RawObject | None]) -> bool:
     """Tell whether compiling a batch may take longer than an event loop can wait."""
-    return len(batch) > _MANY or any(_matches(raw) > _MANY_MATCHES for ref, raw in batch.items() if ref.group)
+    return len(batch) > _MANY or any(_is_large(raw) for ref, raw in batch.items() if ref.group and raw)
 
 
-def _matches(raw: decode.RawObject | None) -> int:
-    spec = raw.get("spec") if raw else None
-    written = [raw.get("matches") if raw else None, spec.get("matches") if isinstance(spec, Mapping) else None]
-    return sum(len(item) for item in written if isinstance(item, list))
+def _is_large(raw: decode.RawObject) -> bool:
+    """Tell whether an object holds many items of whatever it is made of, or was applied as a long text."""
+    bodies = [body for body in (raw, raw.get("spec")) if isinstance(body, Mapping)]
+    if sum(len(item) for body in bodies for item in body.values() if isinstance(item, list)) > _MANY_ITEMS:
+        return True
+    metadata = raw.get("metadata")
+    notes = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    applied = notes.get(APPLIED) if isinstance(notes, Mapping) else None
+    return isinstance(applied, str) and len(applied) > _LONG_TEXT
 
 
 def compiled(objects: Iterable[decode.RawObject], backend: Backend, options: Options) -> Compiled:

@@ -419,9 +419,12 @@ _ROWS: tuple[Code, ...] = (
         "SMI0509",
         "FieldPruned",
         _E,
-        "A field that was applied is not in the stored object: the CRD in the cluster does not list it, or somebody "
-        "took it out by hand. What it restricts would be open, so the part of the object that it stood in is left out.",
-        "Run `smi-adapter crds apply`, then apply the object again; without the field, if that is what you want.",
+        "A field that was applied is not in the stored object: the CRD in the cluster does not list it, or it was "
+        "taken out by `kubectl edit`, `kubectl patch` or a program, none of which change what stands as last applied. "
+        "What it restricts would be open, so the part of the object that it stood in is left out; if it restricts "
+        "nothing, this is a warning.",
+        "Run `smi-adapter crds apply`, then `kubectl apply` the object again; without the field, if it was taken out "
+        "on purpose.",
     ),
     Code(
         "SMI0601",

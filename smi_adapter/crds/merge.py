@@ -181,18 +181,26 @@ def _schema(version: Mapping[str, Any]) -> Mapping[str, Any]:
     return (version.get("schema") or {}).get("openAPIV3Schema") or {}
 
 
+_HEAD = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+
+
 def _unlisted(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -> Iterator[str]:
     """Yield what a schema does not list of what lies below the fields that it shares with ours.
 
-    A field at the top is another version's form: who serves one form only never meant to keep the other.
+    A field at the top is another version's form: who serves one form only never meant to keep the other. But whoever
+    lists neither form keeps nothing. What preserves unknown fields does so at its own level only: what is listed there
+    has a schema of its own.
     """
-    if theirs.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in theirs:
+    if "additionalProperties" in theirs:
         return
+    keeps = bool(theirs.get("x-kubernetes-preserve-unknown-fields"))
     if "items" in ours and "items" in theirs:
         yield from _unlisted(ours["items"], theirs["items"], f"{path}[]")
-    listed = theirs.get("properties") or {}
-    for name, field in (ours.get("properties") or {}).items():
+    listed, fields = theirs.get("properties") or {}, ours.get("properties") or {}
+    flat = not path and bool(listed.keys() & fields.keys() - _HEAD)
+    for name, field in fields.items():
+        here = f"{path}.{name}" if path else name
         if name in listed:
-            yield from _unlisted(field, listed[name], f"{path}.{name}" if path else name)
-        elif path and name not in SAID_BY_KIND:
-            yield f"{path}.{name}"
+            yield from _unlisted(field, listed[name], here)
+        elif not keeps and name not in SAID_BY_KIND and (path or (name == "spec" and not flat)):
+            yield here

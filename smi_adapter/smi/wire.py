@@ -91,9 +91,11 @@ def decode(raw: Any) -> tuple[SmiObject | None, tuple[Finding, ...]]:
     key = (subject.group, _version_of(whole), subject.kind)
     form = FORMS[key]
     found = schema.check(key, whole)
-    known = {problem.path for problem in found}
-    found += tuple(problem for problem in pruned.problems(whole) if problem.path not in known)
-    fatal = {problem.path for problem in found if not form.survives(problem, whole)}
+    fatal = _fatal(form, found, whole)
+    if not fatal:  # else nothing of it is used anyhow, and it may be larger than can be compared
+        known = {problem.path for problem in found}
+        found += tuple(problem for problem in pruned.problems(whole) if problem.path not in known)
+        fatal = _fatal(form, found, whole)
     told = _told([problem for problem in found if problem.path in fatal or problem.code not in _LATER], subject)
     told += tuple(
         finding(
@@ -107,6 +109,11 @@ def decode(raw: Any) -> tuple[SmiObject | None, tuple[Finding, ...]]:
     return form.read(whole, _read_meta(whole["metadata"]), damage), told
 
 
+def _fatal(form: Form, found: Sequence[Problem], raw: Raw) -> Damage:
+    """Return the places of what an object does not outlive."""
+    return frozenset(one.path for one in found if one.keyword != pruned.IDLE and not form.survives(one, raw))
+
+
 _STALE = "is out of date and not used: what it belongs to was written anew"
 
 _LATER = frozenset({"SMI0110", "SMI0303", "SMI0305", "SMI0401", "SMI0402"})
@@ -117,9 +124,15 @@ _MILD = frozenset(code for code in _LATER if CODES[code].severity is not Severit
 
 
 def _told(found: Sequence[Problem], subject: Ref) -> tuple[Finding, ...]:
-    """Turn problems into findings, all errors; of very many only the first ones, and their number."""
+    """Turn problems into findings, errors unless they cost nothing; of very many only the first ones, and how many."""
     told = [
-        finding("SMI0505" if problem.code in _MILD else problem.code, subject, problem.field, problem.message)
+        finding(
+            "SMI0505" if problem.code in _MILD else problem.code,
+            subject,
+            problem.field,
+            problem.message,
+            severity=Severity.WARNING if problem.keyword == pruned.IDLE else None,
+        )
         for problem in found[: schema.MANY]
     ]
     if len(found) > schema.MANY:

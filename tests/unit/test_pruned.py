@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smi_adapter import crds
+from smi_adapter import crds, decode
 from smi_adapter.crds.merge import plan
+from smi_adapter.findings import Severity
 from smi_adapter.smi import pruned, schema, wire
+from smi_adapter.snapshot import EMPTY
 from tests import foreign_crds, strategies
 
 SHOP = {"kind": "ServiceAccount", "name": "shop"}
@@ -71,6 +73,10 @@ def test_a_match_that_lost_its_headers_goes_alone() -> None:
         ({"group": "specs.smi-spec.io", "name": "a"}, {"name": "a"}, []),
         ({"group": "example.com", "name": "a"}, {"name": "a"}, ["spec.group"]),
         ({"group": ["x"]}, {}, ["spec.group"]),
+        ({"group": ""}, {}, []),
+        ({"pathRegex": ""}, {}, ["spec.pathRegex"]),
+        ({"headers": {}, "methods": [], "matches": []}, {}, []),
+        ({"matchLabels": {}}, {}, ["spec.matchLabels"]),
         ({"weight": 5}, {"weight": 7}, []),
         ({"headers": {"a": "b"}}, {"headers": [{"a": "b"}]}, []),
     ],
@@ -80,6 +86,96 @@ def test_what_is_gone_is_a_loss_and_what_was_changed_is_none(
 ) -> None:
     whole = manifest("specs", "v1alpha4", "TCPRoute", spec=applied)
     assert fields(stored(whole, spec=there)) == lost
+
+
+@pytest.mark.parametrize("unusable", [{"pathRegex": ""}, {"mehtods": []}])
+def test_a_match_that_lost_what_made_it_unusable_is_no_wider(unusable: dict[str, Any]) -> None:
+    """As it was written it grants nothing, and so it does without what the CRD dropped."""
+    whole = manifest("specs", "v1alpha4", "HTTPRouteGroup", spec={"matches": [{"name": "m", **unusable}]})
+    for raw in (whole, stored(whole, spec={"matches": [{"name": "m"}]})):
+        obj, _ = wire.decode(raw)
+        assert [match.unusable for match in obj.matches] == [True]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "applied", "there"),
+    [
+        (
+            "TrafficSplit",
+            {"service": "a", "backends": [{"service": "b", "weight": 1, "x": 2}]},
+            {"service": "a", "backends": [{"service": "b", "weight": 1}]},
+        ),
+        ("TCPRoute", {"matches": {"name": "m", "ports": [1]}}, {"matches": {"ports": [1]}}),
+    ],
+)
+def test_what_restricts_nothing_is_told_and_costs_nothing(
+    kind: str, applied: dict[str, Any], there: dict[str, Any]
+) -> None:
+    whole = manifest("split" if kind == "TrafficSplit" else "specs", "v1alpha4", kind, spec=applied)
+    obj, (told,) = wire.decode(stored(whole, spec=there))
+    assert obj is not None
+    assert (told.code, told.severity) == ("SMI0509", Severity.WARNING)
+
+
+def test_a_split_that_lost_its_matches_divides_nothing_anew() -> None:
+    """It would divide every request; without it they all go to the root Service, or as before (S24)."""
+    spec = {"service": "a", "backends": [{"service": "b", "weight": 1}]}
+    matches = [{"kind": "HTTPRouteGroup", "name": "m"}]
+    whole = manifest("split", "v1alpha4", "TrafficSplit", spec={**spec, "matches": matches})
+    gone = stored(whole, spec=spec)
+    obj, (told,) = wire.decode(gone)
+    assert (obj, told.code, told.severity) == (None, "SMI0509", Severity.ERROR)
+    ref = wire.ref_of(gone)
+    before, _ = decode.apply(EMPTY, {ref: stored(whole)})
+    after, _ = decode.apply(before, {ref: gone})
+    assert before.splits == after.splits != {}
+    assert not decode.apply(EMPTY, {ref: gone})[0].splits
+
+
+def test_a_source_that_lost_its_namespace_is_another_one() -> None:
+    whole = target()
+    whole["spec"]["sources"] = [SHOP, {**SHOP, "name": "web", "namespace": "other"}]
+    obj, (told,) = wire.decode(stored(whole, spec={**whole["spec"], "sources": [SHOP, {**SHOP, "name": "web"}]}))
+    assert (obj, told.field) == (None, "spec.sources[1].namespace")
+    assert fields(stored(whole, spec={**whole["spec"], "sources": [SHOP, {**SHOP, "name": "app"}]})) == []
+
+
+class Counted(str):
+    """A name that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_each_item_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the time grows with the square of what anybody may apply."""
+    monkeypatch.setattr(Counted, "compared", 0)
+    names = [f"n{number}" for number in range(200)]
+    whole = target()
+    whole["spec"]["sources"] = [{"kind": "ServiceAccount", "name": name, "x": 1} for name in names]
+    there = stored(whole)
+    there["spec"]["sources"] = [{"kind": "ServiceAccount", "name": Counted(name)} for name in reversed(names)]
+    assert len(fields(there)) == len(names)
+    assert Counted.compared <= 3 * len(names)
+
+
+def test_an_object_that_is_refused_anyhow_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = stored(target(port=80), spec={**target()["spec"], "sources": [SHOP] * 257})
+    monkeypatch.setattr(pruned, "problems", lambda _: pytest.fail("it was compared"))
+    obj, (told,) = wire.decode(raw)
+    assert (obj, told.code) == (None, "SMI0206")
+
+
+def test_an_annotation_longer_than_an_api_server_stores_is_not_read() -> None:
+    text = json.dumps(target(port=80))
+    there = target()["spec"]
+    assert fields({**stored(text + " " * (2**18 - len(text))), "spec": there}) == ["spec.destination.port"]
+    assert fields({**stored(text + " " * 2**18), "spec": there}) == []
 
 
 def test_the_rules_of_a_target_have_two_names() -> None:

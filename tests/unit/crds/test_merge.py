@@ -140,3 +140,41 @@ def test_the_installer_is_named(metadata: dict[str, Any], who: str) -> None:
 )
 def test_versions_are_preferred_in_kubernetes_order(versions: list[str], best: str) -> None:
     assert preferred([{"name": name, "served": True} for name in versions]) == best
+
+
+PRESERVED = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+SERVICE = {"service": {"type": "string"}}
+BACKENDS = {"backends": {"type": "array", "items": {"type": "object", "properties": SERVICE}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "dropped"),
+    [
+        ({"type": "object", "properties": {"spec": {**PRESERVED, "properties": BACKENDS}}}, "spec.backends[].weight"),
+        ({"type": "object", "properties": {"spec": PRESERVED}}, ""),
+        ({**PRESERVED, "properties": {"spec": {**PRESERVED, "properties": SERVICE}}}, ""),
+        (
+            {**PRESERVED, "properties": {"spec": {"type": "object", "properties": {**SERVICE, **BACKENDS}}}},
+            "spec.backends[].weight, spec.matches",
+        ),
+        (PRESERVED, ""),
+        ({"type": "object"}, "spec"),
+        ({"type": "object", "properties": {"status": PRESERVED}}, "spec"),
+        ({}, "spec"),
+    ],
+)
+def test_what_a_schema_prunes_is_told_level_by_level(schema: dict[str, Any], dropped: str) -> None:
+    """A node keeps its own unknown fields alone; what it lists is pruned by the schema of that."""
+    live = _ours(OURS["trafficsplits.split.smi-spec.io"])
+    for version in live["spec"]["versions"]:
+        version["schema"] = {"openAPIV3Schema": schema}
+    notes = [note for note in plan(_ours(live), live).notes if "drops" in note]
+    assert len(notes) == bool(dropped)
+    assert all(f"drops, {dropped} in v1alpha1" in note for note in notes)
+
+
+def test_a_form_at_the_top_is_no_loss_of_the_other_form() -> None:
+    live = _ours(OURS["httproutegroups.specs.smi-spec.io"])
+    for version in live["spec"]["versions"]:
+        del version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert not any("drops" in note for note in plan(_ours(live), live).notes)
