@@ -81,7 +81,8 @@ class Cluster:
     def status(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Return the status of an object by condition: (status, reason)."""
         found = self.plane.get(plural_path(item)).get("status", {})
-        return {one["type"]: (one["status"], one["reason"]) for one in found.get("conditions", ())}
+        conditions = found.get("conditions", ()) if isinstance(found, dict) else ()  # a test may have put nonsense there
+        return {one["type"]: (one["status"], one["reason"]) for one in conditions if "status" in one}
 
     def events(self) -> list[dict[str, Any]]:
         found = self.plane.get(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")["items"]
