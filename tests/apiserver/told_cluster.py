@@ -81,7 +81,7 @@ class Cluster:
     def status(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Return the status of an object by condition: (status, reason)."""
         found = self.plane.get(plural_path(item)).get("status", {})
-        conditions = found.get("conditions", ()) if isinstance(found, dict) else ()  # a test may have put nonsense there
+        conditions = found.get("conditions", ()) if isinstance(found, dict) else ()  # it may be nonsense
         return {one["type"]: (one["status"], one["reason"]) for one in conditions if "status" in one}
 
     def events(self) -> list[dict[str, Any]]:
