@@ -54,6 +54,9 @@ _LOOK = 0.5
 """Seconds between two looks at the findings for what came without either: of processes and proxies."""
 _REMEMBER = 2.0
 """Seconds between two writes of what the API remembers for the next run."""
+_PAIR = "pair.json"
+"""The file, in a folder for each proxy, with the key pair by which it proves to us who it is."""
+
 _OWN_ACCOUNT = "/ns/smi-system/sa/smi-adapter"
 
 
@@ -251,11 +254,9 @@ class LocalMesh:
         private_folder(keys)
         self._key_folders.add(keys)
         _write_pair(keys, self._issuer.key_pair(self._identity(pod), time.time()))
-        sds = keys.with_suffix(".json")
-        sds.write_text(json.dumps(envoy_bootstrap.key_pair_file(str(keys / "tls.crt"), str(keys / "tls.key"))))
         roots = self._authority.bundle.decode()
         control = envoy_bootstrap.ControlPlane("127.0.0.1", self._port, self._own, roots)
-        credential = envoy_bootstrap.WatchedKeyPair(str(sds), str(keys))
+        credential = envoy_bootstrap.WatchedKeyPair(str(keys / _PAIR), str(keys))
         local = envoy_bootstrap.Local(
             admin="127.0.0.1:0",
             source_address=pod.address,
@@ -400,10 +401,10 @@ def _api_server(store: Store, shelf: FileShelf) -> ApiServer:
 
 
 def _write_pair(folder: Path, pair: KeyPair) -> None:
-    """Replace a key pair in one step each; Envoy reads both when the folder changes."""
-    for name, content in (("tls.key", pair.private_key), ("tls.crt", pair.certificate)):
-        fresh = folder / f".{name}"
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        fresh.replace(folder / name)
+    """Replace a key pair in one step; Envoy reads it when the folder changes."""
+    made = envoy_bootstrap.key_pair_file(pair.certificate.decode(), pair.private_key.decode())
+    fresh = folder / f".{_PAIR}"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(made, file)
+    fresh.replace(folder / _PAIR)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.x509 import load_pem_x509_certificate
 
 from smi_adapter.backends.envoy.accesslog import LOG_FROM
 from smi_adapter.backends.envoy.bootstrap import (
@@ -22,9 +23,10 @@ from smi_adapter.backends.envoy.bootstrap import (
     key_pair_file,
     token_file,
 )
-from smi_adapter.identity.ca import Authority
+from smi_adapter.identity.ca import Authority, KeyPair
 from tests.live.apps import get
 from tests.live.envoys import EnvoyProcess, envoy_binary, free_port
+from tests.live.fleet import until
 from tests.meshes import DOMAIN, key, spiffe
 
 pytestmark = pytest.mark.live
@@ -42,7 +44,7 @@ def files(home: Path) -> dict[str, Path]:
     made["roots.pem"].write_bytes(authority.bundle)
     made["token"].write_text("token")
     made["token.json"].write_text(json.dumps(token_file(str(made["token"]))))
-    made["pair.json"].write_text(json.dumps(key_pair_file(str(made["cert.pem"]), str(made["key.pem"]))))
+    made["pair.json"].write_text(json.dumps(key_pair_file(made["cert.pem"].read_text(), made["key.pem"].read_text())))
     return made
 
 
@@ -117,6 +119,34 @@ async def test_a_proxy_without_its_configuration_is_not_ready(tmp_path: Path) ->
         while (status := envoy.admin_status("/ready")[0]) == 0:
             assert time.monotonic() < deadline
         assert status == 503
+
+
+def inotify_instances(pid: int) -> int:
+    """Return how many a process has, of the few that a user has."""
+    return [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()].count("anon_inode:inotify")
+
+
+async def test_a_key_pair_is_read_again_when_its_file_is_replaced(tmp_path: Path) -> None:
+    made = files(tmp_path)
+    control, _ = credentials(made)[0]
+    folder = tmp_path / "keys"
+    folder.mkdir()
+
+    def put(pair: KeyPair) -> str:
+        fresh = tmp_path / "fresh.json"
+        fresh.write_text(json.dumps(key_pair_file(pair.certificate.decode(), pair.private_key.decode())))
+        fresh.replace(folder / "pair.json")
+        return f"{load_pem_x509_certificate(pair.certificate).serial_number:x}"
+
+    authority = Authority.create(DOMAIN, time.time())
+    first, second = (authority.issue(spiffe("web"), time.time(), 3600.0) for _ in range(2))
+    serial = put(first)
+    config: dict[str, Any] = bootstrap(key("web"), control, WatchedKeyPair(str(folder / "pair.json"), str(folder)))
+    with EnvoyProcess.start(config, tmp_path) as envoy:
+        await until(lambda: serial in envoy.admin_status("/certs")[1])
+        serial = put(second)
+        await until(lambda: serial in envoy.admin_status("/certs")[1])
+        assert inotify_instances(envoy.pid) == 1
 
 
 @pytest.mark.parametrize("asked", [False, True])

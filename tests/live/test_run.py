@@ -157,7 +157,7 @@ def test_a_directory_is_served_an_edit_counts_and_a_broken_file_changes_nothing(
     assert second.returncode == 1
     assert "already" in second.stderr
 
-    assert list(state.rglob("tls.key"))
+    assert list(state.rglob("pair.json"))
     run.send_signal(signal.SIGINT)
     assert run.wait(30) == 0
     left = [path for path in state.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]

@@ -62,7 +62,7 @@ class ClientCertificate:
 
 @dataclass(frozen=True, slots=True)
 class WatchedKeyPair:
-    """A key pair that is replaced while Envoy runs: an SDS file (`key_pair_file`) and the directory to watch."""
+    """A key pair that is replaced while Envoy runs: an SDS file (`key_pair_file`) and its directory, to watch."""
 
     sds_file: str
     directory: str
@@ -153,9 +153,12 @@ def token_file(path: str) -> Json:
     return _sds_file(secret)
 
 
-def key_pair_file(certificate_path: str, key_path: str) -> Json:
-    """Return the SDS file through which a key pair is read again when its directory changes."""
-    pair = {"certificate_chain": {"filename": certificate_path}, "private_key": {"filename": key_path}}
+def key_pair_file(certificate: str, private_key: str) -> Json:
+    """Return the SDS file that holds a key pair in PEM; it is read again when one is moved to its place.
+
+    Were the pair in files of its own, Envoy would take a second inotify instance to watch those.
+    """
+    pair = {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": private_key}}
     return _sds_file({"name": _CLIENT, "tls_certificate": pair})
 
 
