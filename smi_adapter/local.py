@@ -249,7 +249,7 @@ class LocalMesh:
         return self._options.state / f"{pod.meta.namespace}_{pod.meta.name}_keys"
 
     def _bootstrap(self, pod: Pod) -> Mapping[str, Any]:
-        """Return the bootstrap of a pod's Envoy; its client certificate lies in files that `_rotate` replaces."""
+        """Return the bootstrap of a pod's Envoy; its client certificate lies in a file that `_rotate` replaces."""
         keys = self._keys(pod)
         private_folder(keys)
         self._key_folders.add(keys)

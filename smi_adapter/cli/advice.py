@@ -10,7 +10,7 @@ ADVICE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "unreachable": "try `kubectl version`; name another cluster with --kubeconfig or --context",
         "api-refuses": "the message is the API server's own: mend what it names, then check again",
-        "old-kubernetes": "use Kubernetes 1.29 or later, or switch on CEL rules of CRDs",
+        "old-kubernetes": "use Kubernetes 1.30 or later, as the chart asks",
         "missing-rights": "ask whoever administers the cluster to install, or for the rights",
         "crd-missing": "run `smi-adapter crds apply`, or install the chart with crds.install=true",
         "crd-outdated": "see `smi-adapter crds diff`, then run `smi-adapter crds apply`",

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from smi_adapter.mesh import Key, Mesh, Service, Workload
+
+_T = TypeVar("_T")
 
 
 def of_service(key: Key, before: Mesh, after: Mesh) -> str:
     """Say what becomes of a Service."""
-    name = f"Service {'/'.join(key)}"
-    match before.services.get(key), after.services.get(key):
-        case None, _:
-            return f"{name} is new"
-        case _, None:
-            return f"{name} is gone"
-        case Service() as old, Service() as new:
-            return f"{name} {' and '.join(_of_service(old, new)) or 'is described otherwise'}"
-    raise AssertionError(key)
+    return _said(f"Service {'/'.join(key)}", before.services.get(key), after.services.get(key), _of_service)
+
+
+def of_workload(key: Key, before: Mesh, after: Mesh) -> str:
+    """Say what becomes of a workload."""
+    return _said(f"Workload {'/'.join(key)}", before.workloads.get(key), after.workloads.get(key), _of_workload)
+
+
+def _said(name: str, old: _T | None, new: _T | None, parts: Callable[[_T, _T], Iterator[str]]) -> str:
+    if old is None:
+        return f"{name} is new"
+    if new is None:
+        return f"{name} is gone"
+    return f"{name} {' and '.join(parts(old, new)) or 'is described otherwise'}"
 
 
 def _of_service(old: Service, new: Service) -> Iterator[str]:
@@ -29,19 +37,6 @@ def _of_service(old: Service, new: Service) -> Iterator[str]:
         yield "has other endpoints"
     if old.callers != new.callers:
         yield "is known to other callers"
-
-
-def of_workload(key: Key, before: Mesh, after: Mesh) -> str:
-    """Say what becomes of a workload."""
-    name = f"Workload {'/'.join(key)}"
-    match before.workloads.get(key), after.workloads.get(key):
-        case None, _:
-            return f"{name} is new"
-        case _, None:
-            return f"{name} is gone"
-        case Workload() as old, Workload() as new:
-            return f"{name} {', '.join(_of_workload(old, new)) or 'is described otherwise'}"
-    raise AssertionError(key)
 
 
 def _of_workload(old: Workload, new: Workload) -> Iterator[str]:

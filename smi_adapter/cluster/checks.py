@@ -22,8 +22,8 @@ from smi_adapter.cluster.removal import HOLDER
 from smi_adapter.crds.merge import Plan, State
 from smi_adapter.smi import schema
 
-OLDEST: Final = 29
-"""The oldest Kubernetes 1.x whose CRDs can hold our CEL rules."""
+OLDEST: Final = 30
+"""The oldest Kubernetes 1.x that the chart asks for: it judges values of a CRD only when they change (ADR 19)."""
 
 _PART_OF: Final = "app.kubernetes.io/part-of=smi-adapter"
 _NEEDED: Final = (
@@ -97,7 +97,7 @@ async def _api(client: Client) -> AsyncIterator[Check]:
     minor = re.match(r"\d+", str(version.get("minor", "")))
     about = f"it is Kubernetes 1.{OLDEST} or later"
     if minor and int(minor.group()) < OLDEST:
-        said = f"it is {version.get('gitVersion')}: CRDs lose their CEL rules"
+        said = f"it is {version.get('gitVersion')}: the chart asks for a newer one"
         yield Check(category, about, Grade.WARNING, said, "old-kubernetes")
     else:
         yield Check(category, about)

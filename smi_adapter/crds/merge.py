@@ -17,6 +17,9 @@ from typing import Any
 from smi_adapter.crds import PART_OF, Crd, name_of
 from smi_adapter.smi.pruned import SAID_BY_KIND
 
+_HEAD = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+"""What an object has beside the form of the first versions, which stands at the top."""
+
 
 class State(Enum):
     """How an installed CRD compares with ours."""
@@ -179,9 +182,6 @@ def _dropped(wanted: Crd, live: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _schema(version: Mapping[str, Any]) -> Mapping[str, Any]:
     return (version.get("schema") or {}).get("openAPIV3Schema") or {}
-
-
-_HEAD = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 
 
 def _unlisted(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -> Iterator[str]:
