@@ -94,7 +94,7 @@ def main() -> None:
     """Make the Service Mesh Interface (SMI) work: TrafficSplit, TrafficTarget and friends on real proxies."""
 
 
-def run(arguments: Sequence[str] | None = None, name: str = "smi-adapter") -> int:
+def execute(arguments: Sequence[str] | None = None, name: str = "smi-adapter") -> int:
     """Run a command line (None: the process's own) and return its exit code; ^C is 130, as shells expect."""
     try:
         code = main.main(None if arguments is None else [*arguments], prog_name=name, standalone_mode=False)
@@ -109,4 +109,4 @@ def run(arguments: Sequence[str] | None = None, name: str = "smi-adapter") -> in
 def entry() -> None:
     """Be a program: `smi-adapter`, or kubectl's plugin if that is how we were called."""
     as_plugin = Path(sys.argv[0]).name.startswith("kubectl-traffic")
-    sys.exit(run(name="kubectl traffic" if as_plugin else "smi-adapter"))
+    sys.exit(execute(name="kubectl traffic" if as_plugin else "smi-adapter"))

@@ -20,7 +20,7 @@ import yaml
 from click.testing import CliRunner
 
 from smi_adapter import __version__, crds
-from smi_adapter.cli import run
+from smi_adapter.cli import execute
 from smi_adapter.cluster.client import Client
 from smi_adapter.controller import Controller, cluster_source
 from smi_adapter.settings import Settings
@@ -52,7 +52,7 @@ class Cli:
 
     def __call__(self, *arguments: str, stdin: str | None = None, kubeconfig: Path | None = None) -> Done:
         with CliRunner().isolation(stdin, env=self.plane.environment(kubeconfig)) as (out, err, _):
-            code = run(arguments)
+            code = execute(arguments)
             return Done(code, out.getvalue().decode(), err.getvalue().decode())
 
     def program(self, *arguments: str) -> subprocess.Popen[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smi_adapter.cli import run
+from smi_adapter.cli import execute
 
 BOOKSTORE = str(Path(__file__).parents[3] / "examples" / "bookstore")
 
@@ -18,7 +18,7 @@ def test_a_directory_is_reported_without_a_cluster(tmp_path: Path, capsys: pytes
     (state / "pods" / "a").mkdir(parents=True)
     (state / "pods" / "a" / "envoy.log").write_text("password: hunter2, then it went on\n")
     (state / "pods" / "a" / "app.log").write_text("what the application says is its own\n")
-    assert run(["bug-report", "--source", BOOKSTORE, "--state", str(state), "-o", str(file)]) == 0
+    assert execute(["bug-report", "--source", BOOKSTORE, "--state", str(state), "-o", str(file)]) == 0
     assert capsys.readouterr().out.strip() == str(file)
     assert file.stat().st_mode & 0o077 == 0
     with zipfile.ZipFile(file) as archive:
@@ -48,14 +48,14 @@ def test_where_no_archive_can_be_written_nobody_is_asked(
 ) -> None:
     (tmp_path / "there.zip").write_text("mine")
     (tmp_path / "dangling.zip").symlink_to(tmp_path / "nowhere")
-    assert run(["bug-report", "--kubeconfig", "no-such-file", "-o", str(tmp_path / name)]) == 2
+    assert execute(["bug-report", "--kubeconfig", "no-such-file", "-o", str(tmp_path / name)]) == 2
     assert said in capsys.readouterr().err.replace("\n", " ")
     assert (tmp_path / "there.zip").read_text() == "mine"
 
 
 def test_a_folder_that_takes_no_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     """As root every folder seems writable; what the kernel makes itself takes no file all the same."""
-    assert run(["bug-report", "--source", BOOKSTORE, "-o", "/proc/report.zip"]) == 2
+    assert execute(["bug-report", "--source", BOOKSTORE, "-o", "/proc/report.zip"]) == 2
     err = capsys.readouterr().err
     assert "-o" in err
     assert "Traceback" not in err
@@ -63,5 +63,5 @@ def test_a_folder_that_takes_no_file_is_a_usage_error(capsys: pytest.CaptureFixt
 
 def test_a_state_folder_that_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert run(["run", "--source", BOOKSTORE, "--state", str(tmp_path / "file" / "state")]) == 1
+    assert execute(["run", "--source", BOOKSTORE, "--state", str(tmp_path / "file" / "state")]) == 1
     assert "name another folder with --state" in capsys.readouterr().err

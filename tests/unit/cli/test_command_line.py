@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from smi_adapter.cli import _ABOUT, _COMMANDS, completion, main, output, run
+from smi_adapter.cli import _ABOUT, _COMMANDS, completion, execute, main, output
 from smi_adapter.cli.cluster import INSTALLATION, _seconds
 from smi_adapter.cli.show import age
 
@@ -24,7 +24,7 @@ HEAVY = ("kubernetes_asyncio", "aiohttp", "grpc", "rich", "google.protobuf", "cr
 @pytest.mark.parametrize("command", ["", *(name for name in _COMMANDS if name not in {"demo", "run"})])
 def test_a_command_is_there_without_heavy_imports(command: str) -> None:
     """The Kubernetes client alone takes 0.8 s: help and completion must not wait for it."""
-    script = "import sys; from smi_adapter.cli import run; code = run(sys.argv[1:]); print(sorted(sys.modules))"
+    script = "import sys; from smi_adapter.cli import execute; code = execute(sys.argv[1:]); print(sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script, *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -41,7 +41,7 @@ SERVERS = {*HEAVY, "asyncio", "watchfiles", "prometheus_client"} - {"google.prot
 def _loaded_by(*command: str, **environment: str) -> tuple[int, set[str]]:
     """Run a command in a process of its own, and return its exit code and all modules that it came to need."""
     script = (
-        "import sys; from smi_adapter.cli import run; code = run(sys.argv[1:]);"
+        "import sys; from smi_adapter.cli import execute; code = execute(sys.argv[1:]);"
         "print(code, *sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
@@ -121,16 +121,16 @@ def test_every_command_is_described() -> None:
 
 
 def test_the_help_names_the_installation_that_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["uninstall", "--help"]) == 0
+    assert execute(["uninstall", "--help"]) == 0
     text = "".join(capsys.readouterr().out.split())
     for name in INSTALLATION:
         assert f"(default:{name})" in text
 
 
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["no-such-command"]) == 2
-    assert run(["get"]) == 2
-    assert run(["analyze", "--use-kube=false"]) == 2
+    assert execute(["no-such-command"]) == 2
+    assert execute(["get"]) == 2
+    assert execute(["analyze", "--use-kube=false"]) == 2
     assert "Error" in capsys.readouterr().err
 
 
@@ -138,7 +138,7 @@ def test_what_proxies_log_is_not_a_setting_of_the_controller(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SMI_ADAPTER_LOG_REQUESTS", "true")
-    assert run(["run"]) == 2
+    assert execute(["run"]) == 2
     assert "smi-adapter bootstrap --log-requests" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from smi_adapter.cli import main, run
+from smi_adapter.cli import execute, main
 
 BOOKSTORE = Path(__file__).parents[3] / "examples" / "bookstore"
 
@@ -88,5 +88,5 @@ def test_findings_of_what_decides_or_cannot_be_read_are_told_with_their_places(f
 
 
 def test_a_path_without_a_slash_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["explain", "-f", str(BOOKSTORE), "--from", "a/b", "--to", "a/c", "--path", "buy"]) == 2
+    assert execute(["explain", "-f", str(BOOKSTORE), "--from", "a/b", "--to", "a/c", "--path", "buy"]) == 2
     assert "--path begins with a slash, as in /buy" in capsys.readouterr().err

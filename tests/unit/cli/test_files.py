@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from smi_adapter.cli import main, run
+from smi_adapter.cli import execute, main
 
 BOOKSTORE = Path(__file__).parents[3] / "examples" / "bookstore"
 
@@ -56,10 +56,10 @@ def test_where_there_is_nothing_to_read_nothing_passes(
     (tmp_path / "comments").mkdir()
     (tmp_path / "comments" / "a.yaml").write_text("# nothing yet\n")
     words = command.split()
-    assert run([*words, "-f", str(tmp_path / "comments")]) == 2
+    assert execute([*words, "-f", str(tmp_path / "comments")]) == 2
     assert "1 file read" in " ".join(capsys.readouterr().err.split())
     (tmp_path / "comments" / "a.yaml").unlink()
-    assert run([*words, "-f", str(tmp_path)]) == 2
+    assert execute([*words, "-f", str(tmp_path)]) == 2
     assert "no file there ends in .yaml, .yml, .json" in " ".join(capsys.readouterr().err.split())
 
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_told_rather_than_called_nothing(tmp_path: Path) 
 
 
 def test_the_help_of_completion_shows_a_line_for_each_shell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["completion", "--help"]) == 0
+    assert execute(["completion", "--help"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "bash:  source <(smi-adapter completion bash)" in lines
     assert not [line for line in lines if "\\b" in line]

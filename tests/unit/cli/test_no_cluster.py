@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smi_adapter.cli import run
+from smi_adapter.cli import execute
 
 EXPLAIN = ("explain", "--from", "a/b", "--to", "a/c")
 
@@ -22,7 +22,7 @@ def test_without_a_kubeconfig_the_way_out_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KUBECONFIG", "nowhere")
-    assert run(command) == 3, "as docs/command-line.md says"
+    assert execute(command) == 3, "as docs/command-line.md says"
     said = capsys.readouterr()
     text = " ".join((said.out + said.err).split())
     assert "there is no kubeconfig nowhere" in text
@@ -40,7 +40,7 @@ def test_a_server_that_is_away_is_named_with_the_file_that_names_it(
     cluster = {"name": "it", "cluster": {"server": "https://127.0.0.1:1"}}
     parts = {"clusters": [cluster], "contexts": [context], "users": [{"name": "it", "user": {}}]}
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "mine", **parts}))
-    assert run([*command, "--kubeconfig", str(file)]) == 3
+    assert execute([*command, "--kubeconfig", str(file)]) == 3
     said = capsys.readouterr()
     wanted = f"no API server answers at https://127.0.0.1:1 (from kubeconfig {file}, context mine): connection refused"
     assert wanted in said.out + said.err
