@@ -135,7 +135,7 @@ class KubernetesHarness:
         self._server = ""
         self._streams: dict[str, ExecStream] = {}
         self._pods: dict[str, tuple[Pod, ...]] = {}
-        self._read_lines: dict[str, int] = {}
+        self._last_line: dict[str, str] = {}
         self._slow: set[str] = set()
         self.tell: Callable[[str], None] = lambda _: None
         """Takes what those who look on should know; the verdicts come another way."""
@@ -404,24 +404,34 @@ class KubernetesHarness:
             await stream.tell({"close": kept})
 
     async def receipts(self, app: App) -> list[Receipt]:
-        """Read on in the logs of the workload's pods."""
+        """Read on in the logs of the workload's pods, from the second of the last line that is known.
+
+        A log that no longer has this line was rotated (or the container is another one): what came between is lost, and
+        whoever asks now is told. The next one reads on from there.
+        """
         found: list[Receipt] = []
         for pod in self._pods.get(app.key, ()):
             path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/log"
-            _, text = await self._must("GET", path, container="echo")
-            lines = [line for line in str(text).splitlines() if line.startswith("{")]
-            key = f"{app.key}/{pod.name}"
-            before = self._read_lines.get(key, 0)
-            if len(lines) < before:
-                raise HarnessError(f"{path}: the log became shorter (rotated, or a restart): receipts are lost")
-            fresh = lines[before:]
-            self._read_lines[key] = len(lines)
-            found += [receipt(line.encode()) for line in fresh]
+            last = self._last_line.get(path, "")
+            since = {"sinceTime": _second(last)} if last else {}
+            _, text = await self._must("GET", path, container="echo", timestamps="true", **since)
+            lines = str(text).splitlines()
+            self._last_line[path] = lines[-1] if lines else ""
+            fresh = lines[lines.index(last) + 1 :] if last in lines else lines
+            if last and last not in lines:
+                raise HarnessError(f"{path}: the log was rotated, or the container restarted: receipts are lost")
+            said = [line.partition(" ")[2] for line in fresh]
+            found += [receipt(line.encode()) for line in said if line.startswith("{")]
         return found
 
     async def hook(self, name: str) -> None:
         """Run a command of the target."""
         await run_hook(self._target, name)
+
+
+def _second(line: str) -> str:
+    """Return the second of a line of a log, which begins with a time such as 2026-11-02T10:00:00.123456789+01:00."""
+    return re.sub(r"\.\d+", "", line.partition(" ")[0], count=1)
 
 
 def _message(answer: Any) -> str:

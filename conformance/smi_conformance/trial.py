@@ -16,7 +16,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,6 +97,8 @@ class Trial:
         """Take a namespace with these workloads; nobody else has it meanwhile."""
         found = await self._pool.take(tuple(layout), enforced=enforced)
         self._places.append(found)
+        with contextlib.suppress(HarnessError):  # what a ledger lost of earlier cases is no trouble of this one
+            await self._read_on(found.apps.values())
         return found
 
     async def deploy(self, place: Place, app: App) -> tuple[App, tuple[Pod, ...]]:
@@ -369,11 +371,14 @@ class Trial:
     async def received(self, tokens: Collection[str]) -> list[Any]:
         """Return the receipts that servers of our places have for these tokens."""
         await asyncio.sleep(0.05)
-        for app in [*(app for place in self._places for app in place.apps.values()), *self._extra]:
+        await self._read_on([*(app for place in self._places for app in place.apps.values()), *self._extra])
+        return [item for token in tokens for item in self._received.get(token, ())]
+
+    async def _read_on(self, apps: Iterable[App]) -> None:
+        for app in apps:
             if app.ports:
                 for item in await self.harness.receipts(app):
                     self._received.setdefault(item.token, []).append(item)
-        return [item for token in tokens for item in self._received.get(token, ())]
 
     # ------------------------------------------------------------------------------------------------ other verdicts
 

@@ -85,6 +85,20 @@ def test_a_request_that_arrives_and_is_answered_with_403_was_not_denied() -> Non
         play(Mesh(only_alice, leaks=True), denial)
 
 
+def test_a_ledger_that_lost_what_came_before_a_case_proves_what_comes_in_it() -> None:
+    mesh = Mesh(only_alice)
+    whole, lost = mesh.receipts, [HarnessError("the log was rotated")]
+
+    async def rotated(app: App) -> list[Receipt]:
+        if lost:
+            raise lost.pop()
+        return await whole(app)
+
+    mesh.receipts = rotated  # type: ignore[method-assign]
+    play(mesh, denial)
+    assert not lost
+
+
 class Clock:
     """A clock that a mesh moves on: how long its answers take is not left to this machine."""
 

@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._servers: list[subprocess.Popen[bytes]] = []
+        self._times: dict[str, list[str]] = {}
+        self._rotated: dict[str, int] = {}
 
     def start(self, pod: Mapping[str, Any], address: str) -> None:
         """Run the container of a pod that has ports; what it prints is its log."""
@@ -67,7 +70,21 @@ class Node:
             self._servers.append(subprocess.Popen(command, env={**os.environ, **given, **known}, stdout=log))
 
     async def logs(self, request: web.Request) -> web.Response:
-        return web.Response(text=(self._folder / request.match_info["pod"]).read_text())
+        """Return the lines of a log since a second, each with the time at which it was read first."""
+        name, query = request.match_info["pod"], request.query
+        times = self._times.setdefault(name, [])
+        lines = (self._folder / name).read_text().splitlines()
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+        times += [now] * (len(lines) - len(times))
+        first = self._rotated.get(name, 0)
+        found = [f"{time} {line}" for time, line in zip(times[first:], lines[first:], strict=True)]
+        since = query.get("sinceTime", "")
+        assert query.get("timestamps") == "true"
+        return web.Response(text="".join(f"{line}\n" for line in found if line[: len(since) - 1] >= since[:-1]))
+
+    def rotate(self, name: str) -> None:
+        """Begin a new file of a pod's log; what was in the old one is no longer shown."""
+        self._rotated[name] = len((self._folder / name).read_text().splitlines())
 
     async def exec(self, request: web.Request) -> web.WebSocketResponse:
         """Run the command with its streams on channels; only what a pod can run is run."""
@@ -159,6 +176,14 @@ async def _workloads(folder: Path, plane: ControlPlane) -> None:
         assert {item.token for item in receipts} == {f"tok-{number}" for number in range(40)}
         assert {item.pod for item in receipts} == {pods[0].name}
         assert await harness.receipts(app) == []
+        await harness.send(client, req, Batch(n=3), "more")
+        assert {item.token for item in await harness.receipts(app)} == {f"more-{number}" for number in range(3)}
+        node.rotate(pods[0].name)
+        await harness.send(client, req, Batch(n=2), "late")
+        with pytest.raises(HarnessError, match="was rotated"):
+            await harness.receipts(app)
+        await harness.send(client, req, Batch(n=1), "last")
+        assert [item.token for item in await harness.receipts(app)] == ["last-0"]
         fewer = await harness.deploy(App("v1", "cf-work", "server", ports=(Port(8080),)))
         assert len(fewer) == 1
         await harness.undeploy(app)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -27,6 +28,9 @@ from tests.pods.town import EXAMPLE, Town
 
 LABEL = {"example.com/proxies": "on"}
 TARGET = Path(__file__).parent.parent / "conformance" / "target.yaml"
+CHOSEN = shlex.split(os.environ.get("SMI_PODS_CONFORMANCE", "-k TS-01,TT-01 --versions v1alpha4 --quick --parallel 1"))
+"""Options of the run."""
+PATIENCE = float(os.environ.get("SMI_PODS_PATIENCE", "900"))
 ALIVE = "import socket; socket.create_connection(('127.0.0.1', 8080), 2)"
 
 
@@ -112,17 +116,17 @@ def test_cases_of_splits_and_of_access_pass(cluster: Node, tmp_path: Path) -> No
     target["mesh"]["namespaceLabels"] = LABEL
     target["kubernetes"] = {"image": images.ENVOY}
     (tmp_path / "target.yaml").write_text(yaml.safe_dump(target))
-    report = tmp_path / "report.yaml"
-    chosen = ("-k", "TS-01,TT-01", "--versions", "v1alpha4", "--quick", "--parallel", "1")
+    report, log = tmp_path / "report.yaml", tmp_path / "suite.log"
     command = [sys.executable, "-m", "smi_conformance", "run", "--target", str(tmp_path / "target.yaml")]
-    done = subprocess.run(
-        [*command, "--harness", "kubernetes", *chosen, "--deadline", "120", "--report", str(report)],
-        env={**cluster.plane.environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{cluster.state()}"
+    with log.open("w") as said:
+        done = subprocess.run(
+            [*command, "--harness", "kubernetes", *CHOSEN, "--deadline", "120", "--report", str(report)],
+            env={**cluster.plane.environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 0, f"{log.read_text()}\n{cluster.state()}"
     results = {each["id"]: each["result"] for each in yaml.safe_load(report.read_text())["cases"]}
     assert results == {"TS-01": "passed", "TT-01": "passed"}
