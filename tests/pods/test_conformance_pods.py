@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,14 +24,17 @@ import yaml
 from tests.cluster import images
 from tests.cluster.control_plane import RequestError
 from tests.cluster.node import Node
-from tests.pods.release import Release
+from tests.pods.release import NAME, Release
 from tests.pods.town import EXAMPLE, Town
+from tests.tools import binary
 
 LABEL = {"example.com/proxies": "on"}
 TARGET = Path(__file__).parent.parent / "conformance" / "target.yaml"
-CHOSEN = shlex.split(os.environ.get("SMI_PODS_CONFORMANCE", "-k TS-01,TT-01 --versions v1alpha4 --quick --parallel 1"))
-"""Options of the run."""
-PATIENCE = float(os.environ.get("SMI_PODS_PATIENCE", "900"))
+CHOSEN = shlex.split(os.environ.get("SMI_PODS_CONFORMANCE", "--versions v1alpha4 --quick --parallel 3"))
+"""Options of the run: the newest version, as all of them take four times as long and differ in the translator only."""
+PATIENCE = float(os.environ.get("SMI_PODS_PATIENCE", "1800"))
+NOT_HERE = {"WatchRecovery"}
+"""Features that need what is not there: a way to break the controller's watch."""
 ALIVE = "import socket; socket.create_connection(('127.0.0.1', 8080), 2)"
 
 
@@ -109,12 +113,25 @@ def proxies(cluster: Node, release: Release) -> Iterator[None]:
         cluster.plane.kubectl("delete", kind, "proxies")
 
 
+def _hooks(kubectl: str, namespace: str) -> dict[str, list[str]]:
+    """Return how the adapter is stopped and started again; its pods have to be gone, and ready."""
+    deployment, pods = f"-n {namespace} deployment/{NAME}", f"-n {namespace} -l app.kubernetes.io/name={NAME}"
+    gone = f"{kubectl} wait --for=delete pod {pods} --timeout=90s"
+    ready = f"{kubectl} rollout status {deployment} --timeout=180s"
+    return {
+        "stop": ["sh", "-ec", f"{kubectl} scale --replicas=0 {deployment}; {gone}"],
+        "start": ["sh", "-ec", f"{kubectl} scale --replicas=2 {deployment}; {ready}"],
+    }
+
+
 @pytest.mark.usefixtures("proxies")
-def test_cases_of_splits_and_of_access_pass(cluster: Node, tmp_path: Path) -> None:
+def test_what_the_adapter_claims_is_so_on_real_pods(cluster: Node, release: Release, tmp_path: Path) -> None:
     target = yaml.safe_load(TARGET.read_text())
     del target["local"]
+    target["claims"]["features"] = sorted({*target["claims"]["features"]} - NOT_HERE)
     target["mesh"]["namespaceLabels"] = LABEL
     target["kubernetes"] = {"image": images.ENVOY}
+    target["hooks"] = _hooks(str(binary("kubectl")), release.namespace)
     (tmp_path / "target.yaml").write_text(yaml.safe_dump(target))
     report, log = tmp_path / "report.yaml", tmp_path / "suite.log"
     command = [sys.executable, "-m", "smi_conformance", "run", "--target", str(tmp_path / "target.yaml")]
@@ -128,5 +145,6 @@ def test_cases_of_splits_and_of_access_pass(cluster: Node, tmp_path: Path) -> No
             check=False,
         )
     assert done.returncode == 0, f"{log.read_text()}\n{cluster.state()}"
-    results = {each["id"]: each["result"] for each in yaml.safe_load(report.read_text())["cases"]}
-    assert results == {"TS-01": "passed", "TT-01": "passed"}
+    results = Counter(each["result"] for each in yaml.safe_load(report.read_text())["cases"])
+    assert results["passed"] > 0
+    assert not results.keys() - {"passed", "observed", "notSupported"}, log.read_text()
