@@ -253,8 +253,7 @@ class KubernetesHarness:
 
     async def remove_namespace(self, name: str) -> None:
         """Delete a namespace; the cluster removes what is in it."""
-        for key in [key for key in self._streams if key.startswith(f"{name}/")]:
-            await self._streams.pop(key).close()
+        await self._hang_up(name)
         for key in [key for key in self._pods if key.startswith(f"{name}/")]:
             del self._pods[key]
         await self._must("DELETE", f"/api/v1/namespaces/{name}", fine=_GONE | {409})  # 409: it is going already
@@ -272,8 +271,7 @@ class KubernetesHarness:
         for result in results:
             if not result.accepted:
                 raise HarnessError(f"{app.key}: {result.code} {result.message}")
-        if (stream := self._streams.pop(app.key, None)) is not None:
-            await stream.close()
+        await self._hang_up(app.key)
         path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
         started = time.monotonic()
         for _ in range(int(_READY / 0.25)):
@@ -298,8 +296,7 @@ class KubernetesHarness:
 
     async def undeploy(self, app: App) -> None:
         """Delete the Deployment."""
-        if (stream := self._streams.pop(app.key, None)) is not None:
-            await stream.close()
+        await self._hang_up(app.key)
         self._pods.pop(app.key, None)
         path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
         await self._must("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 1}, _GONE)
@@ -359,23 +356,31 @@ class KubernetesHarness:
 
     # ------------------------------------------------------------------------------------------------------ traffic
 
-    async def _stream(self, app: App) -> ExecStream:
-        found = self._streams.get(app.key)
-        if found is not None and not found.gone:
-            return found
+    async def _stream(self, app: App, pod: Pod | None = None) -> ExecStream:
+        """Return the stream into a pod of a workload; into its first, unless told."""
         pods = self._pods.get(app.key) or await self._running(app)
         if not pods:
             raise HarnessError(f"{app.key} has no running pod")
-        path = f"/api/v1/namespaces/{app.namespace}/pods/{pods[0].name}/exec"
+        pod = pod or pods[0]
+        key = f"{app.key}/{pod.name}"
+        found = self._streams.get(key)
+        if found is not None and not found.gone:
+            return found
+        path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/exec"
         command = [("command", part) for part in ("python", "-u", "/conformance/echo.py", "client")]
         query = [*command, ("container", "echo"), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
         address = self._server.replace("http", "ws", 1) + path
         try:
             socket = await self._session.ws_connect(address, params=query, protocols=PROTOCOLS, max_msg_size=0)
         except (OSError, TimeoutError, self._client_error) as error:
-            raise HarnessError(f"exec into {app.key}: {error}") from error
-        self._streams[app.key] = ExecStream(socket, f"exec into {app.key}")
-        return self._streams[app.key]
+            raise HarnessError(f"exec into {key}: {error}") from error
+        self._streams[key] = ExecStream(socket, f"exec into {key}")
+        return self._streams[key]
+
+    async def _hang_up(self, prefix: str) -> None:
+        """Close the streams into pods of a workload, or of a namespace."""
+        for key in [key for key in self._streams if key.startswith(f"{prefix}/")]:
+            await self._streams.pop(key).close()
 
     async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
         """Return the name: the cluster's DNS and the mesh do the rest."""
@@ -400,8 +405,26 @@ class KubernetesHarness:
 
     async def close_connection(self, client: App, kept: str) -> None:
         """Close a kept connection."""
-        if (stream := self._streams.get(client.key)) is not None and not stream.gone:
-            await stream.tell({"close": kept})
+        for key, stream in self._streams.items():
+            if key.startswith(f"{client.key}/") and not stream.gone:
+                await stream.tell({"close": kept})
+
+    async def mark(self, app: App, token: str) -> set[str]:
+        """Have every pod ask itself over its loopback, by an exec into it: its log has that after all before it.
+
+        What a container prints gets into the log that the API server shows a little later, by way of the runtime.
+        """
+        port, found = app.ports[0], set[str]()
+        for number, pod in enumerate(self._pods.get(app.key, ())):
+            job = {
+                "addresses": [["127.0.0.1", port.number]], "host": "localhost", "kind": port.protocol, "n": 1,
+                "connection": "new", "timeout": 5.0, "token": f"{token}-{number}",
+            }  # fmt: skip
+            (reply,) = replies(await (await self._stream(app, pod)).ask(job, 30))
+            if not reply.ok:
+                raise HarnessError(f"{pod.name} does not answer itself at 127.0.0.1:{port.number}: {reply}")
+            found.add(reply.token)
+        return found
 
     async def receipts(self, app: App) -> list[Receipt]:
         """Read on in the logs of the workload's pods, from the second of the last line that is known.
@@ -413,7 +436,7 @@ class KubernetesHarness:
         for pod in self._pods.get(app.key, ()):
             path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/log"
             last = self._last_line.get(path, "")
-            since = {"sinceTime": _second(last)} if last else {}
+            since: dict[str, Any] = {"sinceTime": _second(last)} if last else {}
             _, text = await self._must("GET", path, container="echo", timestamps="true", **since)
             lines = str(text).splitlines()
             self._last_line[path] = lines[-1] if lines else ""

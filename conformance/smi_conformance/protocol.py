@@ -129,8 +129,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One request that a server really received."""
+    """One request that a server really received; `app` is its workload, whatever its pods are called."""
 
+    app: str
     pod: str
     token: str
     port: int
@@ -213,6 +214,13 @@ class Harness(Protocol):
 
     async def close_connection(self, client: App, kept: str) -> None:
         """Close a connection that was kept under a name."""
+
+    async def mark(self, app: App, token: str) -> set[str]:
+        """Have every pod of a workload write something into its ledger by a way that no mesh has a part in.
+
+        Return the tokens of it: a ledger that has them has all that came before. None where `receipts` has at once
+        what a server wrote.
+        """
 
     async def receipts(self, app: App) -> list[Receipt]:
         """Return everything that the workload's pods received since the last call."""

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
         **os.environ,
         "ECHO_BIND": HERE,
         "ECHO_APP": "v1",
-        "ECHO_POD": "v1-0",
+        "ECHO_POD": "v1-6c5b9f7d8c-x2x4k",
         "ECHO_PORTS": json.dumps(listening),
         "ECHO_LEDGER": str(ledger),
     }

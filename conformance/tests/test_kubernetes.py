@@ -77,7 +77,7 @@ class Cluster:
             name = request.query["labelSelector"].partition("=")[2]
             gone = {"metadata": {"name": f"{name}-old", "deletionTimestamp": "now"}}
             return web.json_response(
-                {"items": [{"metadata": {"name": f"{name}-0"}, "status": {"podIP": "10.0.0.9"}}, gone]}
+                {"items": [{"metadata": {"name": f"{name}-6c5b9f7d8c-x2x4k"}, "status": {"podIP": "10.0.0.9"}}, gone]}
             )
         if path.endswith("/events"):
             return web.json_response({"items": [{"reason": "PortMismatch", "message": request.query["fieldSelector"]}]})
@@ -168,7 +168,7 @@ async def _listen(folder: Path) -> tuple[int, asyncio.subprocess.Process]:
         **os.environ,
         "ECHO_BIND": "127.0.0.1",
         "ECHO_APP": "v1",
-        "ECHO_POD": "v1-0",
+        "ECHO_POD": "v1-6c5b9f7d8c-x2x4k",
         "ECHO_PORTS": json.dumps([{"port": port, "protocol": "http"}]),
         "ECHO_LEDGER": str(folder / "log"),
     }
@@ -192,17 +192,19 @@ async def _whole_story(folder: Path) -> None:
         await harness.namespace("cf-1", enforced=True)
         program = found.objects["/api/v1/namespaces/cf-1/configmaps/conformance-echo"]["data"]["echo.py"]
         assert program == Path(echo.__file__).read_text()
-        app, client = App("v1", "cf-1", ports=(Port(8080),)), App("client", "cf-1")
+        port, process = await _listen(folder)
+        app, client = App("v1", "cf-1", ports=(Port(port),)), App("client", "cf-1")
         pods = await harness.deploy(app)
-        assert [pod.name for pod in pods] == ["v1-0"]  # the one that is going does not count
+        assert [pod.name for pod in pods] == ["v1-6c5b9f7d8c-x2x4k"]  # the one that is going does not count
         await harness.deploy(client)
         labels = found.objects["/apis/apps/v1/namespaces/cf-1/deployments/v1"]["spec"]["template"]["metadata"]["labels"]
         assert labels == {"conformance-app": "v1", "mesh": "on"}
-        port, process = await _listen(folder)
         try:
             replies = await harness.send(client, Req("cf-1/v1", port), Batch(n=30), "tok")
             assert [reply.app for reply in replies] == ["v1"] * 30
-            assert {item.token for item in await harness.receipts(app)} == {f"tok-{number}" for number in range(30)}
+            receipts = await harness.receipts(app)
+            assert {item.token for item in receipts} == {f"tok-{number}" for number in range(30)}
+            assert {(item.app, item.pod) for item in receipts} == {("v1", pods[0].name)}
             assert await harness.receipts(app) == []  # each is told once
             found.refusal = (403, "no right to pods/log")
             with pytest.raises(HarnessError, match="/log: the API server answered 403"):
@@ -212,9 +214,15 @@ async def _whole_story(folder: Path) -> None:
             assert again[0].ok
             assert [item.token for item in await harness.receipts(app)] == ["more-0"]
             assert len(found.commands) == 1  # one exec stays open
+            marks = await harness.mark(app, "mark")
+            assert len(marks) == 1
+            assert {item.token for item in await harness.receipts(app)} == marks
+            assert len(found.commands) == 2, "the server's pod asks itself"
         finally:
             process.kill()
             await process.wait()
+        with pytest.raises(HarnessError, match="does not answer itself"):
+            await harness.mark(app, "mark")
         found.log.write_text("")
         with pytest.raises(HarnessError, match="the log was rotated"):
             await harness.receipts(app)

@@ -55,11 +55,13 @@ class Node:
         self._folder = folder
         self._servers: list[subprocess.Popen[bytes]] = []
         self._times: dict[str, list[str]] = {}
+        self._addresses: dict[str, str] = {}
         self._rotated: dict[str, int] = {}
 
     def start(self, pod: Mapping[str, Any], address: str) -> None:
         """Run the container of a pod that has ports; what it prints is its log."""
         (container,) = pod["spec"]["containers"]
+        self._addresses[pod["metadata"]["name"]] = address
         given = {item["name"]: item["value"] for item in container["env"] if "value" in item}
         if not json.loads(given["ECHO_PORTS"]):
             return
@@ -87,7 +89,8 @@ class Node:
         self._rotated[name] = len((self._folder / name).read_text().splitlines())
 
     async def exec(self, request: web.Request) -> web.WebSocketResponse:
-        """Run the command with its streams on channels; only what a pod can run is run."""
+        """Run the command with its streams on channels; only what a pod can run is run, and its loopback is its own."""
+        loopback = f'"{self._addresses[request.match_info["pod"]]}"'.encode()
         socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
         await socket.prepare(request)
         command = request.query.getall("command")
@@ -104,7 +107,7 @@ class Node:
 
         task = asyncio.create_task(out(process.stdout))
         async for message in socket:
-            process.stdin.write(message.data[1:])
+            process.stdin.write(message.data[1:].replace(b'"127.0.0.1"', loopback))
         process.kill()
         await process.wait()
         await task
@@ -151,6 +154,15 @@ async def _settled(kubelet: Kubelet, namespace: str) -> None:
         await asyncio.sleep(0.1)
 
 
+async def _logged(harness: KubernetesHarness, app: App) -> set[str]:
+    """Have every pod make a mark and return those whose logs have it."""
+    marks = await harness.mark(app, "mark")
+    receipts = await harness.receipts(app)
+    assert {item.token for item in receipts} == marks
+    assert {item.app for item in receipts} == {app.name}
+    return {item.pod for item in receipts}
+
+
 async def _workloads(folder: Path, plane: ControlPlane) -> None:
     node = Node(folder)
     kubelet = Kubelet(plane, node.start)
@@ -178,6 +190,7 @@ async def _workloads(folder: Path, plane: ControlPlane) -> None:
         assert await harness.receipts(app) == []
         await harness.send(client, req, Batch(n=3), "more")
         assert {item.token for item in await harness.receipts(app)} == {f"more-{number}" for number in range(3)}
+        assert await _logged(harness, app) == {pods[0].name, pods[1].name}
         node.rotate(pods[0].name)
         await harness.send(client, req, Batch(n=2), "late")
         with pytest.raises(HarnessError, match="was rotated"):
