@@ -71,6 +71,11 @@ class Recorder:
         """Pretend."""
         return tuple(Pod(f"{app.name}-{number}", "10.0.0.1") for number in range(app.replicas))
 
+    async def ready(self, app: App) -> bool:
+        """Pretend."""
+        del app
+        return True
+
     async def undeploy(self, app: App) -> None:
         """Do nothing."""
 

@@ -39,11 +39,14 @@ _PLURALS = {
     "UDPRoute": "udproutes",
 }
 _CAPABILITIES = frozenset(
-    {"tcp", "udp", "h2c", "unmeshed", "pod-ip", "events", "dry-run", "api", "scale", "service-types", "probes"}
+    {"tcp", "udp", "h2c", "pod-ip", "events", "dry-run", "api", "scale", "service-types", "probes"}
 )
+_BYPASS = "bypass"
+"""The container of a client's pod whose user the mesh leaves alone."""
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _MANAGER = "smi-conformance"
 _READY = 180.0
+_MARKS = ("Labels", "Annotations")
 _SLOW = 10.0
 """Seconds after which somebody who looks on wants to know what is waited for."""
 _CONFLICTS = 10
@@ -143,6 +146,9 @@ class KubernetesHarness:
         extra = {"restart"} if hooks.get("stop") and hooks.get("start") else set()
         extra |= {"watch-fault"} if hooks.get("breakWatch") else set()
         extra |= {"egress"} if target.settings.get("egress") else set()
+        # A pod without a proxy is one that the target says how to make: a namespace may give one to all of its pods.
+        extra |= {"unmeshed"} if any(target.mesh.get(f"unmeshedPod{each}") for each in _MARKS) else set()
+        extra |= {"bypass"} if target.mesh.get("bypassUser") else set()
         self.capabilities = _CAPABILITIES | extra
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "kubernetes"}
@@ -261,7 +267,7 @@ class KubernetesHarness:
     # ---------------------------------------------------------------------------------------------------- workloads
 
     async def deploy(self, app: App) -> tuple[Pod, ...]:
-        """Write a Deployment and wait until all its pods, and no others, are ready."""
+        """Write a Deployment and wait until all its pods, and no others, are ready; of a probed one, until they run."""
         account = {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
@@ -276,7 +282,7 @@ class KubernetesHarness:
         started = time.monotonic()
         for _ in range(int(_READY / 0.25)):
             _, found = await self._must("GET", path)
-            if _rolled_out(found, app.replicas):
+            if _rolled_out(found, app.replicas, ready=not app.probed):
                 pods = await self._running(app)
                 if len(pods) == app.replicas:
                     self._pods[app.key] = pods
@@ -288,11 +294,22 @@ class KubernetesHarness:
             await asyncio.sleep(0.25)
         raise HarnessError(f"{app.key} did not become ready in {_READY:.0f} s")
 
-    async def _running(self, app: App) -> tuple[Pod, ...]:
+    async def _alive(self, app: App) -> list[Any]:
         path, selector = f"/api/v1/namespaces/{app.namespace}/pods", f"conformance-app={app.name}"
         _, listed = await self._must("GET", path, labelSelector=selector)
-        alive = [item for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
+        return [item for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
+
+    async def _running(self, app: App) -> tuple[Pod, ...]:
+        alive = await self._alive(app)
+        if app.probed:
+            alive = [item for item in alive if item.get("status", {}).get("phase") == "Running"]
         return tuple(Pod(item["metadata"]["name"], item.get("status", {}).get("podIP", "")) for item in alive)
+
+    async def ready(self, app: App) -> bool:
+        """Tell whether the kubelet finds every pod of a workload ready now."""
+        conditions = [item.get("status", {}).get("conditions") or () for item in await self._alive(app)]
+        found = [{each["type"]: each["status"] for each in some}.get("Ready") == "True" for some in conditions]
+        return len(found) == app.replicas and all(found)
 
     async def undeploy(self, app: App) -> None:
         """Delete the Deployment."""
@@ -356,19 +373,19 @@ class KubernetesHarness:
 
     # ------------------------------------------------------------------------------------------------------ traffic
 
-    async def _stream(self, app: App, pod: Pod | None = None) -> ExecStream:
-        """Return the stream into a pod of a workload; into its first, unless told."""
+    async def _stream(self, app: App, pod: Pod | None = None, container: str = "echo") -> ExecStream:
+        """Return the stream into a container of a pod of a workload; of its first, unless told."""
         pods = self._pods.get(app.key) or await self._running(app)
         if not pods:
             raise HarnessError(f"{app.key} has no running pod")
         pod = pod or pods[0]
-        key = f"{app.key}/{pod.name}"
+        key = f"{app.key}/{pod.name}/{container}"
         found = self._streams.get(key)
         if found is not None and not found.gone:
             return found
         path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/exec"
         command = [("command", part) for part in ("python", "-u", "/conformance/echo.py", "client")]
-        query = [*command, ("container", "echo"), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        query = [*command, ("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
         address = self._server.replace("http", "ws", 1) + path
         try:
             socket = await self._session.ws_connect(address, params=query, protocols=PROTOCOLS, max_msg_size=0)
@@ -400,7 +417,7 @@ class KubernetesHarness:
             "timeout": batch.timeout, "connection": batch.connection, "interval": batch.interval, "kept": batch.kept,
             "token": token,
         }  # fmt: skip
-        stream = await self._stream(client)
+        stream = await self._stream(client, container=_BYPASS if req.bypass else "echo")
         return replies(await stream.ask(job, 60 + batch.n * (batch.interval + batch.timeout / batch.concurrency)))
 
     async def close_connection(self, client: App, kept: str) -> None:
@@ -474,11 +491,11 @@ def _path(manifest: Manifest) -> str:
     return f"{root}{place}/{_PLURALS[kind]}/{metadata['name']}"
 
 
-def _rolled_out(deployment: Any, replicas: int) -> bool:
+def _rolled_out(deployment: Any, replicas: int, *, ready: bool = True) -> bool:
     status = deployment.get("status", {}) if isinstance(deployment, dict) else {}
     current = status.get("observedGeneration", 0) >= deployment.get("metadata", {}).get("generation", 1)
-    counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
-    return bool(current) and counts == [replicas] * 3
+    names = ("replicas", "updatedReplicas", *(("readyReplicas",) if ready else ()))
+    return bool(current) and all(status.get(name, 0) == replicas for name in names)
 
 
 def _deployment(app: App, target: Target) -> Manifest:
@@ -506,12 +523,22 @@ def _deployment(app: App, target: Target) -> Manifest:
         "volumeMounts": [{"name": "program", "mountPath": "/conformance", "readOnly": True}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
-    if app.ports and app.ports[0].protocol == "http":
+    if listening := [port.number for port in app.ports if port.protocol != "udp"]:
+        # Over the loopback: whether a mesh lets a kubelet's probes through is for one case to find out, not for all.
+        look = f"import socket; socket.create_connection(('127.0.0.1', {listening[0]}), 2)"
+        command = {"command": ["python", "-c", look]}
+        container["startupProbe"] = {"exec": command, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60}
+    if app.probed:
         container["readinessProbe"] = {"httpGet": {"path": "/", "port": app.ports[0].number}, "periodSeconds": 1}
+    containers = [container]
+    if app.meshed and not app.ports and (user := target.mesh.get("bypassUser")):
+        containers.append(
+            {**container, "name": _BYPASS, "securityContext": {**container["securityContext"], "runAsUser": user}}
+        )
     spec = {
         "serviceAccountName": app.account,
         "terminationGracePeriodSeconds": 1,
-        "containers": [container],
+        "containers": containers,
         "volumes": [{"name": "program", "configMap": {"name": "conformance-echo"}}],
     }
     metadata = {"labels": labels, "annotations": dict(target.mesh.get(f"{kind}Annotations") or {})}

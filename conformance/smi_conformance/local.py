@@ -177,7 +177,7 @@ class LocalHarness:
             raise HarnessError("; ".join(dict.fromkeys([str(error), *more]))) from error
         if hello.get("protocol") != 1:
             raise HarnessError(f"the driver speaks protocol {hello.get('protocol')}, this suite speaks 1")
-        self.capabilities = frozenset(hello.get("capabilities", ()))
+        self.capabilities = frozenset(hello.get("capabilities", ())) - {"probes"}  # there is no kubelet
         self.served = {group: tuple(versions) for group, versions in hello.get("served", {}).items()}
         self.environment = {"harness": "local", **hello.get("environment", {}), **self._target.environment}
 
@@ -242,6 +242,10 @@ class LocalHarness:
             return ()
         answer = await self._ask("deploy", patience=120, app=_app_data(app, self.folder, self._target.mesh))
         return tuple(Pod(str(pod["name"]), str(pod["address"])) for pod in answer["pods"])
+
+    async def ready(self, app: App) -> bool:
+        """Refuse: nobody probes a process."""
+        raise HarnessError(f"{app.key}: there is no kubelet to ask")
 
     async def undeploy(self, app: App) -> None:
         """Have the driver stop the workload."""

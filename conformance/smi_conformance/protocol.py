@@ -27,7 +27,7 @@ CAPABILITIES = frozenset(
         "scale",  # pods can be added, removed and replaced
         "restart",  # the controller can be stopped and started, the data plane staying
         "watch-fault",  # the controller's watch can be broken
-        "probes",  # a kubelet probes the pods
+        "probes",  # a kubelet probes the pods: `ready` says what it found
         "egress",  # there is a host outside of the mesh: environment["egress"], host:port
         "spiffe",  # a certificate of a federated trust domain can be had
         "service-types",  # NodePort and LoadBalancer Services
@@ -50,7 +50,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A workload of one namespace. Without ports it is only a client."""
+    """A workload of one namespace. Without ports it is only a client.
+
+    Of one that is `probed` a kubelet asks the first port, over HTTP, whether it is ready; it is deployed once it runs.
+    """
 
     name: str
     namespace: str = ""
@@ -59,6 +62,7 @@ class App:
     ports: tuple[Port, ...] = ()
     replicas: int = 1
     meshed: bool = True
+    probed: bool = False
 
     @property
     def key(self) -> str:
@@ -190,6 +194,9 @@ class Harness(Protocol):
 
     async def deploy(self, app: App) -> tuple[Pod, ...]:
         """Start a workload (or change its replicas) and return its pods once they are ready."""
+
+    async def ready(self, app: App) -> bool:
+        """Tell whether a kubelet finds every pod of a probed workload ready now."""
 
     async def undeploy(self, app: App) -> None:
         """Stop a workload."""

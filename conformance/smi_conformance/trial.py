@@ -103,7 +103,7 @@ class Trial:
 
     async def deploy(self, place: Place, app: App) -> tuple[App, tuple[Pod, ...]]:
         """Start one more workload in a place, for this case alone (or change its replicas)."""
-        here = App(app.name, place.namespace, app.account, app.labels, app.ports, app.replicas, app.meshed)
+        here = replace(app, namespace=place.namespace)
         self._extra = [other for other in self._extra if other.key != here.key] + [here]  # also if it does not start
         return here, await self.harness.deploy(here)
 

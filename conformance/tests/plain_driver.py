@@ -3,7 +3,8 @@
 It speaks the driver's protocol and needs no proxy, so that the suite can be tried in seconds: TS-01 passes on it, and
 nothing of access or splits does. SMI_PLAIN makes it misbehave: `mute` never answers, `dies` ends in the middle,
 `silent` takes connections and never says a word, `closed` refuses every one; `deletes:FILE` writes down the kinds of
-what it is told to delete; `unwritten` gives no server a ledger; `clings` does not end when it is told to, only when nobody speaks to it any more.
+what it is told to delete; `unwritten` gives no server a ledger; `clings` does not end when it is told to, only when
+nobody speaks to it any more.
 """
 
 from __future__ import annotations

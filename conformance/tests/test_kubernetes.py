@@ -41,6 +41,7 @@ class Cluster:
         self.ready = True
         self.refusal: tuple[int, str] = (0, "")
         self.commands: list[list[str]] = []
+        self.containers: list[str] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
@@ -76,8 +77,10 @@ class Cluster:
         if path.endswith("/pods"):
             name = request.query["labelSelector"].partition("=")[2]
             gone = {"metadata": {"name": f"{name}-old", "deletionTimestamp": "now"}}
+            conditions = [{"type": "Ready", "status": str(self.ready)}]
+            status = {"podIP": "10.0.0.9", "phase": "Running", "conditions": conditions}
             return web.json_response(
-                {"items": [{"metadata": {"name": f"{name}-6c5b9f7d8c-x2x4k"}, "status": {"podIP": "10.0.0.9"}}, gone]}
+                {"items": [{"metadata": {"name": f"{name}-6c5b9f7d8c-x2x4k"}, "status": status}, gone]}
             )
         if path.endswith("/events"):
             return web.json_response({"items": [{"reason": "PortMismatch", "message": request.query["fieldSelector"]}]})
@@ -109,6 +112,7 @@ class Cluster:
         socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io",))
         await socket.prepare(request)
         self.commands.append(request.query.getall("command"))
+        self.containers.append(request.query["container"])
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-u", echo.__file__, "client"),
             stdin=asyncio.subprocess.PIPE,
@@ -308,6 +312,51 @@ async def _outside(folder: Path) -> None:
             await process.wait()
 
 
+async def _left_out(folder: Path) -> None:
+    """Have a client outside of the mesh only if the target says how its pod is left out."""
+    async with cluster(folder) as (_, harness):
+        assert "unmeshed" not in harness.capabilities
+        for field in ("Labels", "Annotations"):
+            (folder / "target.yaml").write_text(f'{TARGET.rstrip()[:-1]}, unmeshedPod{field}: {{mesh: "off"}}}}\n')
+            other = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+            assert "unmeshed" in other.capabilities
+
+
+async def _round_its_proxy(folder: Path) -> None:
+    """Send what goes round a client's own proxy from its own pod, as a user whom the mesh leaves alone."""
+    async with cluster(folder) as (found, harness):
+        assert "bypass" not in harness.capabilities
+        (folder / "target.yaml").write_text(f"{TARGET.rstrip()[:-1]}, bypassUser: 1337}}\n")
+        other = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+        assert "bypass" in other.capabilities
+        await other.start()
+        client, port = App("client", "cf-1"), 9
+        for app in (client, App("v1", "cf-1", ports=(Port(8080),)), App("out", "cf-1", meshed=False)):
+            await other.deploy(app)
+            spec = found.objects[f"/apis/apps/v1/namespaces/cf-1/deployments/{app.name}"]["spec"]["template"]["spec"]
+            users = {each["name"]: each["securityContext"].get("runAsUser") for each in spec["containers"]}
+            assert users == ({"echo": None, "bypass": 1337} if app is client else {"echo": None})
+        for bypass in (False, True, True):
+            (reply,) = await other.send(client, Req("cf-1/v1", port, bypass=bypass), Batch(n=1), "x")
+            assert reply.outcome == "refused"
+        assert found.containers == ["echo", "bypass"]
+        await other.stop()
+
+
+async def _probes(folder: Path) -> None:
+    """Ask only a probed workload over HTTP, and leave it to a case what comes of that."""
+    async with cluster(folder) as (found, harness):
+        await harness.start()
+        for probed in (False, True):
+            app = App("api", "cf-1", ports=(Port(8080),), probed=probed)
+            found.ready = not probed
+            await harness.deploy(app)
+            spec = found.objects["/apis/apps/v1/namespaces/cf-1/deployments/api"]["spec"]["template"]["spec"]
+            assert ("readinessProbe" in spec["containers"][0]) == probed
+            assert "exec" in spec["containers"][0]["startupProbe"]
+            assert await harness.ready(app) == (not probed)
+
+
 async def _nothing_served(folder: Path) -> None:
     async with cluster(folder) as (found, harness):
         found.groups = False
@@ -352,7 +401,10 @@ async def _recorded() -> None:
     await stream.close()
 
 
-@pytest.mark.parametrize("story", [_whole_story, _objects, _refusals, _outside, _nothing_served, _unreachable])
+@pytest.mark.parametrize(
+    "story",
+    [_whole_story, _objects, _refusals, _outside, _left_out, _round_its_proxy, _probes, _nothing_served, _unreachable],
+)
 def test_harness(story: Any, tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(story(tmp_path), 60))
 

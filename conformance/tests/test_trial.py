@@ -175,7 +175,7 @@ def test_a_control_that_stops_working_proves_no_absence() -> None:
 
 
 class Shared(Mesh):
-    """Lets alice in at `api` once there is a target; of a Service over two workloads half of the requests are denied."""
+    """Lets anybody in at `api` once there is a target; of a Service over two workloads half of what comes is denied."""
 
     def __init__(self, *, leaks: bool) -> None:
         super().__init__(only_alice, leaks=leaks)
@@ -201,6 +201,38 @@ def test_a_workload_is_told_by_its_name_whatever_kubernetes_calls_its_pods(*, le
 
     with pytest.raises(Failure, match=r"arrived at \['api', 'web'\]") if leaks else contextlib.nullcontext():
         play(Shared(leaks=leaks), story)
+
+
+class Probed(Recorder):
+    """A kubelet finds the pods ready as a test says."""
+
+    def __init__(self, *seen: bool) -> None:
+        super().__init__()
+        self._seen = [*seen]
+
+    async def ready(self, app: App) -> bool:
+        assert app.probed
+        return self._seen.pop(0) if len(self._seen) > 1 else self._seen[0]
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [((False,), "was not ready within 1 s"), ((False, True, True, False), "did not stay ready"), ((True,), "")],
+)
+def test_pods_whose_probes_fail_are_a_failure_and_no_trouble(
+    monkeypatch: pytest.MonkeyPatch, seen: tuple[bool, ...], words: str
+) -> None:
+    async def pause(_: Trial, seconds: float) -> None:
+        await asyncio.sleep(seconds / 10)
+
+    monkeypatch.setattr(Trial, "pause", pause)
+    mesh = Probed(*seen)
+
+    async def story() -> None:
+        await cases()["TT-26"].play(Trial(mesh, Pool(mesh), RULES, ("v1alpha4", versions_for("access", "v1alpha4"))))
+
+    with pytest.raises(Failure, match=words) if words else contextlib.nullcontext():
+        asyncio.run(story())
 
 
 class Clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from dataclasses import replace
 
 from smi_conformance import catalog
@@ -368,10 +369,19 @@ async def pods_come_and_change_their_identity(t: Trial) -> None:
 
 @case("TT-26")
 async def egress_and_probes(t: Trial) -> None:
-    """Needs a kubelet and a host outside: while everything is denied, pods become ready and the outside answers."""
+    """Needs a kubelet and a host outside: while all is denied, a pod becomes and stays ready, and the outside answers.
+
+    The kubelet asks that pod over HTTP each second, and finds it unready after three bad answers.
+    """
     h = await house(t)
-    _, pods = await t.deploy(h.place, App("probed", "", "api", (("app", "probed"),), PORTS))
-    t.check(bool(pods), "a pod with probes did not become ready under default deny")
+    probed, _ = await t.deploy(h.place, App("probed", "", "api", (("app", "probed"),), PORTS, probed=True))
+    end = time.monotonic() + t.rules.deadline
+    while not await t.harness.ready(probed):
+        t.check(time.monotonic() < end, f"a pod with an HTTP probe was not ready within {t.rules.deadline:g} s")
+        await t.pause(0.5)
+    for _ in range(10):
+        await t.pause(0.5)
+        t.check(await t.harness.ready(probed), "a pod with an HTTP probe did not stay ready")
     host, _, port = str(t.harness.environment.get("egress", "example.org:80")).rpartition(":")
 
     def answered(reply: Reply) -> bool:  # by somebody who is none of our workloads
