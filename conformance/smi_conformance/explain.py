@@ -67,6 +67,10 @@ class Recorder:
     async def remove_namespace(self, name: str) -> None:
         """Do nothing."""
 
+    async def removed(self) -> list[str]:
+        """Wait for nothing."""
+        return []
+
     async def deploy(self, app: App) -> tuple[Pod, ...]:
         """Pretend."""
         return tuple(Pod(f"{app.name}-{number}", "10.0.0.1") for number in range(app.replicas))

@@ -49,6 +49,8 @@ _READY = 180.0
 _MARKS = ("Labels", "Annotations")
 _SLOW = 10.0
 """Seconds after which somebody who looks on wants to know what is waited for."""
+_GONE_WITHIN = 40.0
+"""Seconds for namespaces to go, pods and all, at the end; whoever ends the run waits for no more than a minute."""
 _CONFLICTS = 10
 """So often an object is read and written again if somebody else (a controller's status) was faster."""
 _STDIN, _STDOUT, _ERROR = 0, 1, 3
@@ -135,11 +137,13 @@ class KubernetesHarness:
         self._context = context
         self._path = path
         self._session: Any = None
+        self._access: kubeconfig.Access
         self._server = ""
         self._streams: dict[str, ExecStream] = {}
         self._pods: dict[str, tuple[Pod, ...]] = {}
         self._last_line: dict[str, str] = {}
         self._slow: set[str] = set()
+        self._going: set[str] = set()
         self.tell: Callable[[str], None] = lambda _: None
         """Takes what those who look on should know; the verdicts come another way."""
         hooks = target.hooks
@@ -155,16 +159,26 @@ class KubernetesHarness:
 
     # ---------------------------------------------------------------------------------------------------- API calls
 
+    @property
+    def _tls(self) -> Any:
+        """Return what a connection is made with: another, once a credential plugin gave another certificate."""
+        return self._access.tls or True
+
     async def _call(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
         """Call the API server; trouble with the server itself is an error, a refusal is an answer."""
-        headers = {"content-type": "application/apply-patch+yaml" if method == "PATCH" else "application/json"}
+        kind = {"content-type": "application/apply-patch+yaml" if method == "PATCH" else "application/json"}
         data = json.dumps(body) if body is not None else None
+        status, text, who = 401, "", await self._access.headers()
         try:
-            async with self._session.request(
-                method, f"{self._server}{path}", data=data, headers=headers, params=query
-            ) as answer:
-                text = await answer.text()
-                status = int(answer.status)
+            for _ in range(2):  # once more, if the credential has ended and there is another
+                async with self._session.request(
+                    method, f"{self._server}{path}", data=data, headers=kind | who, params=query, ssl=self._tls
+                ) as answer:
+                    text = await answer.text()
+                    status = int(answer.status)
+                if status != 401:
+                    break
+                who = await self._access.headers(refused=who.get("authorization", ""))
         except (OSError, TimeoutError, self._client_error) as error:
             raise HarnessError(f"the API server {self._server} does not answer: {error}") from error
         if status >= 500:
@@ -191,11 +205,9 @@ class KubernetesHarness:
             message = "the Kubernetes harness needs aiohttp: pip install './conformance[kubernetes]' in a checkout"
             raise HarnessError(message) from error
         self._client_error = aiohttp.ClientError
-        found = await kubeconfig.access(self._context, self._path)
-        self._server = found.server
-        connector = aiohttp.TCPConnector(ssl=found.tls if found.tls is not None else False)
-        timeout = aiohttp.ClientTimeout(total=60)
-        self._session = aiohttp.ClientSession(connector=connector, headers=found.headers, timeout=timeout)
+        self._access = await kubeconfig.access(self._context, self._path)
+        self._server = self._access.server
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
         _, version = await self._call("GET", "/version")
         _, nodes = await self._call("GET", "/api/v1/nodes")
         served: dict[str, tuple[str, ...]] = {}
@@ -228,8 +240,11 @@ class KubernetesHarness:
         await self.stop()
 
     def remains(self, namespaces: Sequence[str]) -> list[str]:
-        """Return the namespaces and how they are deleted."""
-        return [f"namespace {name} (kubectl delete namespace {name})" for name in namespaces]
+        """Return the namespaces and how they are deleted, and those that were but are not gone yet."""
+        there = [
+            f"namespace {name} (kubectl delete namespace {name})" for name in namespaces if name not in self._going
+        ]
+        return there + [f"namespace {name}, which is being deleted" for name in sorted(self._going)]
 
     # --------------------------------------------------------------------------------------------------- namespaces
 
@@ -262,7 +277,26 @@ class KubernetesHarness:
         await self._hang_up(name)
         for key in [key for key in self._pods if key.startswith(f"{name}/")]:
             del self._pods[key]
-        await self._must("DELETE", f"/api/v1/namespaces/{name}", fine=_GONE | {409})  # 409: it is going already
+        code, _ = await self._must(
+            "DELETE", f"/api/v1/namespaces/{name}", fine=_GONE | {409}
+        )  # 409: it is going already
+        if code != 404:
+            self._going.add(name)
+
+    async def removed(self) -> list[str]:
+        """Wait until the namespaces that were removed are gone; return those that take too long."""
+        started, told = time.monotonic(), False
+        while True:
+            for name in sorted(self._going):
+                if (await self._must("GET", f"/api/v1/namespaces/{name}", fine=_GONE))[0] == 404:
+                    self._going.discard(name)
+            waited = time.monotonic() - started
+            if not self._going or waited > _GONE_WITHIN:
+                return self.remains(())
+            if waited > _SLOW / 2 and not told:
+                told = True
+                self.tell(f"waiting until {len(self._going)} namespaces are gone, for at most {_GONE_WITHIN:.0f} s")
+            await asyncio.sleep(0.25)
 
     # ---------------------------------------------------------------------------------------------------- workloads
 
@@ -387,12 +421,21 @@ class KubernetesHarness:
         command = [("command", part) for part in ("python", "-u", "/conformance/echo.py", "client")]
         query = [*command, ("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
         address = self._server.replace("http", "ws", 1) + path
-        try:
-            socket = await self._session.ws_connect(address, params=query, protocols=PROTOCOLS, max_msg_size=0)
-        except (OSError, TimeoutError, self._client_error) as error:
-            raise HarnessError(f"exec into {key}: {error}") from error
+        socket = await self._dial(address, query, f"exec into {key}")
         self._streams[key] = ExecStream(socket, f"exec into {key}")
         return self._streams[key]
+
+    async def _dial(self, address: str, query: Sequence[tuple[str, str]], what: str, refused: str | None = None) -> Any:
+        """Open a WebSocket; once more, if the credential has ended."""
+        who = await self._access.headers(refused=refused)
+        try:
+            return await self._session.ws_connect(
+                address, params=query, protocols=PROTOCOLS, max_msg_size=0, headers=who, ssl=self._tls
+            )
+        except (OSError, TimeoutError, self._client_error) as error:
+            if refused is None and getattr(error, "status", 0) == 401:
+                return await self._dial(address, query, what, who.get("authorization", ""))
+            raise HarnessError(f"{what}: {error}") from error
 
     async def _hang_up(self, prefix: str) -> None:
         """Close the streams into pods of a workload, or of a namespace."""

@@ -235,6 +235,10 @@ class LocalHarness:
         metadata = {"name": name}
         await self._ask("delete", objects=[{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
 
+    async def removed(self) -> list[str]:
+        """Wait for nothing: the driver has answered when it is gone."""
+        return []
+
     async def deploy(self, app: App) -> tuple[Pod, ...]:
         """Have the driver start the workload; a client outside of the mesh needs no process of its own."""
         self._apps[app.key] = app

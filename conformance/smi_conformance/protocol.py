@@ -190,7 +190,10 @@ class Harness(Protocol):
         """Create a namespace in which access rules are enforced, or are not."""
 
     async def remove_namespace(self, name: str) -> None:
-        """Remove a namespace and all in it."""
+        """Have a namespace and all in it removed."""
+
+    async def removed(self) -> list[str]:
+        """Wait until what was removed is gone; return what takes too long, a line for each."""
 
     async def deploy(self, app: App) -> tuple[Pod, ...]:
         """Start a workload (or change its replicas) and return its pods once they are ready."""

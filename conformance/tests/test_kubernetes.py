@@ -42,11 +42,15 @@ class Cluster:
         self.refusal: tuple[int, str] = (0, "")
         self.commands: list[list[str]] = []
         self.containers: list[str] = []
+        self.wanted = ""
+        self.lasting = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if self.broken:
             return web.json_response({"message": "etcd is away"}, status=500)
+        if self.wanted and request.headers.get("authorization") != f"Bearer {self.wanted}":
+            return web.json_response({"message": "Unauthorized"}, status=401)
         if self.refusal[0]:
             return web.json_response({"message": self.refusal[1]}, status=self.refusal[0])
         if path.endswith("/exec"):
@@ -55,6 +59,9 @@ class Cluster:
             return web.Response(text=self.said(request.query.get("sinceTime", "")))
         if request.method in {"PATCH", "POST", "PUT"}:
             return await self.write(request)
+        if path.startswith("/api/v1/namespaces/") and path.count("/") == 4 and self.lasting:
+            self.lasting -= 1  # it is asked for, and is going
+            return web.json_response({"metadata": {}})
         if request.method == "DELETE":
             return web.json_response({}, status=200 if self.objects.pop(path, None) else 404)
         return self.get(request)
@@ -357,6 +364,56 @@ async def _probes(folder: Path) -> None:
             assert await harness.ready(app) == (not probed)
 
 
+async def _goes(folder: Path) -> None:
+    """Be done when namespaces are gone, and name those that take too long."""
+    async with cluster(folder) as (found, harness):
+        await harness.start()
+        said: list[str] = []
+        harness.tell = said.append
+        await harness.namespace("cf-1", enforced=True)
+        found.lasting = 5
+        await harness.remove_namespace("cf-1")
+        left = ["namespace cf-1, which is being deleted"]
+        assert harness.remains(["cf-1", "cf-2"]) == ["namespace cf-2 (kubectl delete namespace cf-2)", *left]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kubernetes, "_GONE_WITHIN", 0.1)
+            patch.setattr(kubernetes, "_SLOW", 0.0)
+            assert await harness.removed() == left
+            assert said == ["waiting until 1 namespaces are gone, for at most 0 s"]
+        found.objects.clear()
+        assert await harness.removed() == []
+        assert found.lasting == 0
+        await harness.remove_namespace("cf-1")  # somebody else was faster
+        assert harness.remains([]) == []
+
+
+async def _renewed(folder: Path) -> None:
+    """Fetch a credential again that the API server takes no more."""
+    async with cluster(folder) as (found, _):
+        config = yaml.safe_load((folder / "config").read_text())
+        program = "import json; print(json.dumps({'status': {'token': open('token').read()}}))"
+        plugin = {"command": "sh", "args": ["-c", f'cd {folder}; {sys.executable} -c "{program}"']}
+        config["users"][0]["user"] = {"exec": plugin}
+        (folder / "config").write_text(yaml.safe_dump(config))
+        (folder / "token").write_text("one")
+        found.wanted = "one"
+        harness = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+        await harness.start()
+        await harness.deploy(App("client", "cf-1"))
+        for number in (2, 3):
+            (folder / "token").write_text(f"of {number}")
+            found.wanted = f"of {number}"
+            if number == 2:
+                await harness.namespace("cf-1", enforced=True)
+            else:
+                (reply,) = await harness.send(App("client", "cf-1"), Req("cf-1/v1", 9), Batch(n=1), "x")
+                assert reply.outcome == "refused"
+        found.wanted = "of somebody else"
+        with pytest.raises(HarnessError, match="answered 401"):
+            await harness.remove_namespace("cf-1")
+        await harness.stop()
+
+
 async def _nothing_served(folder: Path) -> None:
     async with cluster(folder) as (found, harness):
         found.groups = False
@@ -403,7 +460,19 @@ async def _recorded() -> None:
 
 @pytest.mark.parametrize(
     "story",
-    [_whole_story, _objects, _refusals, _outside, _left_out, _round_its_proxy, _probes, _nothing_served, _unreachable],
+    [
+        _whole_story,
+        _objects,
+        _refusals,
+        _outside,
+        _left_out,
+        _round_its_proxy,
+        _probes,
+        _goes,
+        _renewed,
+        _nothing_served,
+        _unreachable,
+    ],
 )
 def test_harness(story: Any, tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(story(tmp_path), 60))

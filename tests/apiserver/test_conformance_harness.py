@@ -139,12 +139,8 @@ def _harness(folder: Path, plane: ControlPlane) -> KubernetesHarness:
     return KubernetesHarness(load(folder / "target.yaml"), "", str(plane.kubeconfig))
 
 
-async def _gone(plane: ControlPlane, namespace: str) -> None:
-    def is_gone() -> bool:
-        found = plane.get("/api/v1/namespaces")["items"]
-        return namespace not in {item["metadata"]["name"] for item in found}
-
-    await asyncio.to_thread(plane.wait_for, is_gone)
+def _is_there(plane: ControlPlane, namespace: str) -> bool:
+    return namespace in {item["metadata"]["name"] for item in plane.get("/api/v1/namespaces")["items"]}
 
 
 async def _settled(kubelet: Kubelet, namespace: str) -> None:
@@ -201,8 +197,9 @@ async def _workloads(folder: Path, plane: ControlPlane) -> None:
         assert len(fewer) == 1
         await harness.undeploy(app)
         await harness.remove_namespace("cf-work")
+        assert await harness.removed() == []
+        assert not _is_there(plane, "cf-work")
         await harness.stop()
-        await _gone(plane, "cf-work")
         acting.cancel()
 
 
@@ -247,8 +244,10 @@ async def _objects(folder: Path, plane: ControlPlane) -> None:
     await harness.delete([split, split])
     assert await harness.get(split) is None
     await harness.remove_namespace("cf-objects")
+    assert harness.remains([]) == ["namespace cf-objects, which is being deleted"]
+    assert await harness.removed() == []
+    assert not _is_there(plane, "cf-objects")
     await harness.stop()
-    await _gone(plane, "cf-objects")
 
 
 async def _nothing_installed(folder: Path, plane: ControlPlane) -> None:
