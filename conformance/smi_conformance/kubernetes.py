@@ -445,14 +445,11 @@ class KubernetesHarness:
     async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
         """Return the name: the cluster's DNS and the mesh do the rest."""
         del client
-        namespace, _, name = service.partition("/")
-        return str(self._target.mesh.get("hostTemplate") or "{svc}.{ns}").format(svc=name, ns=namespace), port
+        return _host(self._target.mesh, service), port
 
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Have the client's pod send the requests."""
-        namespace, _, name = req.service.partition("/")
-        template = str(self._target.mesh.get("hostTemplate") or "{svc}.{ns}")
-        address = req.pod or template.format(svc=name, ns=namespace)
+        address = req.pod or _dialled(self._target.mesh, client, req)
         host = req.host or (f"{req.pod}:{req.port}" if req.pod else host_of(self._target.mesh, req.service, req.port))
         job = {
             "addresses": [[address, req.port]], "host": host, "kind": req.kind, "method": req.method,
@@ -465,7 +462,7 @@ class KubernetesHarness:
 
     async def close_connection(self, client: App, kept: str) -> None:
         """Close a kept connection."""
-        for key, stream in self._streams.items():
+        for key, stream in list(self._streams.items()):
             if key.startswith(f"{client.key}/") and not stream.gone:
                 await stream.tell({"close": kept})
 
@@ -510,6 +507,23 @@ class KubernetesHarness:
     async def hook(self, name: str) -> None:
         """Run a command of the target."""
         await run_hook(self._target, name)
+
+
+def _host(mesh: Mapping[str, Any], service: str) -> str:
+    return host_of(mesh, service, 0).rpartition(":")[0]
+
+
+def _dialled(mesh: Mapping[str, Any], client: App, req: Req) -> str:
+    """Return the name that a client looks up: the one that a case spells, if the cluster knows the Service by it.
+
+    A mesh that is reached by names of its own is reached by no other.
+    """
+    namespace, _, name = req.service.partition("/")
+    usual, spelt = _host(mesh, req.service), req.host.partition(":")[0]
+    known = {name, *(f"{name}.{namespace}{rest}" for rest in ("", ".svc", ".svc.cluster.local"))}
+    if usual not in known or spelt not in known or (spelt == name and client.namespace != namespace):
+        return usual
+    return spelt
 
 
 def _second(line: str) -> str:

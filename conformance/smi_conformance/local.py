@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -146,6 +147,7 @@ class LocalHarness:
         self._folder = Path()
         self._read_to: dict[Path, int] = {}
         self._apps: dict[str, App] = {}
+        self._sources: dict[str, str] = {}
         self._found: dict[tuple[str, str, int], list[list[Any]]] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.served: Mapping[str, tuple[str, ...]] = {}
@@ -245,7 +247,9 @@ class LocalHarness:
         if not app.meshed and not app.ports:
             return ()
         answer = await self._ask("deploy", patience=120, app=_app_data(app, self.folder, self._target.mesh))
-        return tuple(Pod(str(pod["name"]), str(pod["address"])) for pod in answer["pods"])
+        pods = tuple(Pod(str(pod["name"]), str(pod["address"])) for pod in answer["pods"])
+        self._sources[app.key] = pods[0].address if pods and _is_ours(pods[0].address) else ""
+        return pods
 
     async def ready(self, app: App) -> bool:
         """Refuse: nobody probes a process."""
@@ -253,6 +257,7 @@ class LocalHarness:
 
     async def undeploy(self, app: App) -> None:
         """Have the driver stop the workload."""
+        self._sources.pop(app.key, None)
         if self._apps.pop(app.key, None) is not None and (app.meshed or app.ports):
             await self._ask("undeploy", namespace=app.namespace, name=app.name)
 
@@ -285,7 +290,8 @@ class LocalHarness:
 
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Ask the driver where that client finds the Service, and send the requests there."""
-        source = ""
+        # What goes round the client's proxy comes from the client's address; to the proxy goes what reaches it.
+        source = self._sources.get(client.key, "") if req.pod or req.bypass else ""
         if req.pod:
             addresses, host = [[req.pod, req.port]], req.host or f"{req.pod}:{req.port}"
         else:
@@ -352,6 +358,16 @@ def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]
         # The driver puts the pod's name in place of {pod}.
         "ledger": str(folder / f"{app.namespace}_{app.name}_{{pod}}.ledger"),
     }
+
+
+def _is_ours(address: str) -> bool:
+    """Tell whether requests can come from an address: it is one of this machine."""
+    try:
+        with socket.socket(echo.family(address), socket.SOCK_DGRAM) as trial:
+            trial.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def host_of(mesh: Mapping[str, Any], service: str, port: int) -> str:

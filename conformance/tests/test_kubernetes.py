@@ -430,6 +430,27 @@ async def _unreachable(folder: Path) -> None:
             await harness.start()
 
 
+@pytest.mark.parametrize(
+    ("host", "client", "template", "dialled"),
+    [
+        ("", "shop", "{svc}.{ns}", "root.shop"),
+        ("root", "shop", "{svc}.{ns}", "root"),
+        ("root", "other", "{svc}.{ns}", "root.shop"),
+        ("root.shop", "other", "{svc}.{ns}.svc", "root.shop"),
+        ("root.shop.svc", "shop", "{svc}.{ns}", "root.shop.svc"),
+        ("root.shop.svc.cluster.local:8080", "shop", "{svc}.{ns}", "root.shop.svc.cluster.local"),
+        ("second.shop", "shop", "{svc}.{ns}", "root.shop"),
+        ("shop.example.com", "shop", "{svc}.{ns}", "root.shop"),
+        ("root.shop.svc", "shop", "{svc}.{ns}.mesh.example", "root.shop.mesh.example"),
+    ],
+)
+def test_the_name_that_a_case_spells_is_dialled_if_it_is_one_of_the_service(
+    host: str, client: str, template: str, dialled: str
+) -> None:
+    req = Req("shop/root", host=host)
+    assert kubernetes._dialled({"hostTemplate": template}, App("client", client), req) == dialled
+
+
 class Recorded:
     """A WebSocket that plays a recorded exec stream."""
 
