@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ async def _workloads(folder: Path, plane: ControlPlane) -> None:
         app, client = App("v1", "cf-work", "server", ports=(Port(8080),), replicas=2), App("client", "cf-work")
         pods, _ = await asyncio.gather(harness.deploy(app), harness.deploy(client))
         assert len({pod.address for pod in pods}) == 2
+        assert await harness.ready(app)
+        assert not await harness.ready(replace(app, replicas=3))
         req = Req(pod=pods[0].address, port=8080)
         replies = await harness.send(client, req, Batch(n=40), "tok")
         assert {(reply.app, reply.backend["pod"]) for reply in replies} == {("v1", pods[0].name)}
