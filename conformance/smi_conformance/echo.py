@@ -208,9 +208,9 @@ class Identity:
     def receipt(self, token: str, port: int, kind: str, **more: str) -> None:
         """Write down that a request arrived."""
         if token:
-            line = {"pod": self.answer["pod"], "token": token, "port": port, "kind": kind, **more}
+            line = {"app": self.answer["app"], "pod": self.answer["pod"], "token": token, "port": port, "kind": kind}
             try:
-                os.write(self._out, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                os.write(self._out, json.dumps(line | more, separators=(",", ":")).encode() + b"\n")
             except OSError as error:  # the client is told: without a ledger nothing that is asked here proves anything
                 self._broken = str(error)
                 self._bodies.clear()

@@ -67,9 +67,18 @@ class Recorder:
     async def remove_namespace(self, name: str) -> None:
         """Do nothing."""
 
+    async def removed(self) -> list[str]:
+        """Wait for nothing."""
+        return []
+
     async def deploy(self, app: App) -> tuple[Pod, ...]:
         """Pretend."""
         return tuple(Pod(f"{app.name}-{number}", "10.0.0.1") for number in range(app.replicas))
+
+    async def ready(self, app: App) -> bool:
+        """Pretend."""
+        del app
+        return True
 
     async def undeploy(self, app: App) -> None:
         """Do nothing."""
@@ -101,6 +110,11 @@ class Recorder:
     async def close_connection(self, client: App, kept: str) -> None:
         """Do nothing."""
 
+    async def mark(self, app: App, token: str) -> set[str]:
+        """Do nothing."""
+        del app, token
+        return set()
+
     async def receipts(self, app: App) -> list[Receipt]:
         """Return nothing."""
         del app
@@ -128,7 +142,8 @@ class Narrator(Trial):
         self._tell(f"eventually, {k or self.rules.k} times in a row: {what}")
         apps = sorted(see) or ["?"]
         return [
-            Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-0"}) for app in apps
+            Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-6c5b9f7d8c-x2x4k"})
+            for app in apps
         ]
 
     async def _stays(  # noqa: PLR0913
@@ -157,9 +172,14 @@ class Narrator(Trial):
         self._tell(f"meanwhile {rate} requests a second to {req.service}, of which none may fail")
         yield []
 
-    async def received(self, tokens: Collection[str]) -> list[Any]:
+    async def received(self, replies: Collection[Reply]) -> list[Receipt]:
         """Return nothing."""
-        del tokens
+        del replies
+        return []
+
+    async def arrived(self, replies: Collection[Reply], control: tuple[App, Req]) -> list[Receipt]:
+        """Return nothing."""
+        del replies, control
         return []
 
     async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:

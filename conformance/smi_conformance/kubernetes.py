@@ -39,13 +39,18 @@ _PLURALS = {
     "UDPRoute": "udproutes",
 }
 _CAPABILITIES = frozenset(
-    {"tcp", "udp", "h2c", "unmeshed", "pod-ip", "events", "dry-run", "api", "scale", "service-types", "probes"}
+    {"tcp", "udp", "h2c", "pod-ip", "events", "dry-run", "api", "scale", "service-types", "probes"}
 )
+_BYPASS = "bypass"
+"""The container of a client's pod whose user the mesh leaves alone."""
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _MANAGER = "smi-conformance"
 _READY = 180.0
+_MARKS = ("Labels", "Annotations")
 _SLOW = 10.0
 """Seconds after which somebody who looks on wants to know what is waited for."""
+_GONE_WITHIN = 40.0
+"""Seconds for namespaces to go, pods and all, at the end; whoever ends the run waits for no more than a minute."""
 _CONFLICTS = 10
 """So often an object is read and written again if somebody else (a controller's status) was faster."""
 _STDIN, _STDOUT, _ERROR = 0, 1, 3
@@ -132,33 +137,48 @@ class KubernetesHarness:
         self._context = context
         self._path = path
         self._session: Any = None
+        self._access: kubeconfig.Access
         self._server = ""
         self._streams: dict[str, ExecStream] = {}
         self._pods: dict[str, tuple[Pod, ...]] = {}
         self._last_line: dict[str, str] = {}
         self._slow: set[str] = set()
+        self._going: set[str] = set()
         self.tell: Callable[[str], None] = lambda _: None
         """Takes what those who look on should know; the verdicts come another way."""
         hooks = target.hooks
         extra = {"restart"} if hooks.get("stop") and hooks.get("start") else set()
         extra |= {"watch-fault"} if hooks.get("breakWatch") else set()
         extra |= {"egress"} if target.settings.get("egress") else set()
+        # A pod without a proxy is one that the target says how to make: a namespace may give one to all of its pods.
+        extra |= {"unmeshed"} if any(target.mesh.get(f"unmeshedPod{each}") for each in _MARKS) else set()
+        extra |= {"bypass"} if target.mesh.get("bypassUser") else set()
         self.capabilities = _CAPABILITIES | extra
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "kubernetes"}
 
     # ---------------------------------------------------------------------------------------------------- API calls
 
+    @property
+    def _tls(self) -> Any:
+        """Return what a connection is made with: another, once a credential plugin gave another certificate."""
+        return self._access.tls or True
+
     async def _call(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
         """Call the API server; trouble with the server itself is an error, a refusal is an answer."""
-        headers = {"content-type": "application/apply-patch+yaml" if method == "PATCH" else "application/json"}
+        kind = {"content-type": "application/apply-patch+yaml" if method == "PATCH" else "application/json"}
         data = json.dumps(body) if body is not None else None
+        status, text, who = 401, "", await self._access.headers()
         try:
-            async with self._session.request(
-                method, f"{self._server}{path}", data=data, headers=headers, params=query
-            ) as answer:
-                text = await answer.text()
-                status = int(answer.status)
+            for _ in range(2):  # once more, if the credential has ended and there is another
+                async with self._session.request(
+                    method, f"{self._server}{path}", data=data, headers=kind | who, params=query, ssl=self._tls
+                ) as answer:
+                    text = await answer.text()
+                    status = int(answer.status)
+                if status != 401:
+                    break
+                who = await self._access.headers(refused=who.get("authorization", ""))
         except (OSError, TimeoutError, self._client_error) as error:
             raise HarnessError(f"the API server {self._server} does not answer: {error}") from error
         if status >= 500:
@@ -185,11 +205,9 @@ class KubernetesHarness:
             message = "the Kubernetes harness needs aiohttp: pip install './conformance[kubernetes]' in a checkout"
             raise HarnessError(message) from error
         self._client_error = aiohttp.ClientError
-        found = await kubeconfig.access(self._context, self._path)
-        self._server = found.server
-        connector = aiohttp.TCPConnector(ssl=found.tls if found.tls is not None else False)
-        timeout = aiohttp.ClientTimeout(total=60)
-        self._session = aiohttp.ClientSession(connector=connector, headers=found.headers, timeout=timeout)
+        self._access = await kubeconfig.access(self._context, self._path)
+        self._server = self._access.server
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
         _, version = await self._call("GET", "/version")
         _, nodes = await self._call("GET", "/api/v1/nodes")
         served: dict[str, tuple[str, ...]] = {}
@@ -222,8 +240,11 @@ class KubernetesHarness:
         await self.stop()
 
     def remains(self, namespaces: Sequence[str]) -> list[str]:
-        """Return the namespaces and how they are deleted."""
-        return [f"namespace {name} (kubectl delete namespace {name})" for name in namespaces]
+        """Return the namespaces and how they are deleted, and those that were but are not gone yet."""
+        there = [
+            f"namespace {name} (kubectl delete namespace {name})" for name in namespaces if name not in self._going
+        ]
+        return there + [f"namespace {name}, which is being deleted" for name in sorted(self._going)]
 
     # --------------------------------------------------------------------------------------------------- namespaces
 
@@ -253,16 +274,34 @@ class KubernetesHarness:
 
     async def remove_namespace(self, name: str) -> None:
         """Delete a namespace; the cluster removes what is in it."""
-        for key in [key for key in self._streams if key.startswith(f"{name}/")]:
-            await self._streams.pop(key).close()
+        await self._hang_up(name)
         for key in [key for key in self._pods if key.startswith(f"{name}/")]:
             del self._pods[key]
-        await self._must("DELETE", f"/api/v1/namespaces/{name}", fine=_GONE | {409})  # 409: it is going already
+        code, _ = await self._must(
+            "DELETE", f"/api/v1/namespaces/{name}", fine=_GONE | {409}
+        )  # 409: it is going already
+        if code != 404:
+            self._going.add(name)
+
+    async def removed(self) -> list[str]:
+        """Wait until the namespaces that were removed are gone; return those that take too long."""
+        started, told = time.monotonic(), False
+        while True:
+            for name in sorted(self._going):
+                if (await self._must("GET", f"/api/v1/namespaces/{name}", fine=_GONE))[0] == 404:
+                    self._going.discard(name)
+            waited = time.monotonic() - started
+            if not self._going or waited > _GONE_WITHIN:
+                return self.remains(())
+            if waited > _SLOW / 2 and not told:
+                told = True
+                self.tell(f"waiting until {len(self._going)} namespaces are gone, for at most {_GONE_WITHIN:.0f} s")
+            await asyncio.sleep(0.25)
 
     # ---------------------------------------------------------------------------------------------------- workloads
 
     async def deploy(self, app: App) -> tuple[Pod, ...]:
-        """Write a Deployment and wait until all its pods, and no others, are ready."""
+        """Write a Deployment and wait until all its pods, and no others, are ready; of a probed one, until they run."""
         account = {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
@@ -272,13 +311,12 @@ class KubernetesHarness:
         for result in results:
             if not result.accepted:
                 raise HarnessError(f"{app.key}: {result.code} {result.message}")
-        if (stream := self._streams.pop(app.key, None)) is not None:
-            await stream.close()
+        await self._hang_up(app.key)
         path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
         started = time.monotonic()
         for _ in range(int(_READY / 0.25)):
             _, found = await self._must("GET", path)
-            if _rolled_out(found, app.replicas):
+            if _rolled_out(found, app.replicas, ready=not app.probed):
                 pods = await self._running(app)
                 if len(pods) == app.replicas:
                     self._pods[app.key] = pods
@@ -290,16 +328,26 @@ class KubernetesHarness:
             await asyncio.sleep(0.25)
         raise HarnessError(f"{app.key} did not become ready in {_READY:.0f} s")
 
-    async def _running(self, app: App) -> tuple[Pod, ...]:
+    async def _alive(self, app: App) -> list[Any]:
         path, selector = f"/api/v1/namespaces/{app.namespace}/pods", f"conformance-app={app.name}"
         _, listed = await self._must("GET", path, labelSelector=selector)
-        alive = [item for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
+        return [item for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
+
+    async def _running(self, app: App) -> tuple[Pod, ...]:
+        alive = await self._alive(app)
+        if app.probed:
+            alive = [item for item in alive if item.get("status", {}).get("phase") == "Running"]
         return tuple(Pod(item["metadata"]["name"], item.get("status", {}).get("podIP", "")) for item in alive)
+
+    async def ready(self, app: App) -> bool:
+        """Tell whether the kubelet finds every pod of a workload ready now."""
+        conditions = [item.get("status", {}).get("conditions") or () for item in await self._alive(app)]
+        found = [{each["type"]: each["status"] for each in some}.get("Ready") == "True" for some in conditions]
+        return len(found) == app.replicas and all(found)
 
     async def undeploy(self, app: App) -> None:
         """Delete the Deployment."""
-        if (stream := self._streams.pop(app.key, None)) is not None:
-            await stream.close()
+        await self._hang_up(app.key)
         self._pods.pop(app.key, None)
         path = f"/apis/apps/v1/namespaces/{app.namespace}/deployments/{app.name}"
         await self._must("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 1}, _GONE)
@@ -359,35 +407,49 @@ class KubernetesHarness:
 
     # ------------------------------------------------------------------------------------------------------ traffic
 
-    async def _stream(self, app: App) -> ExecStream:
-        found = self._streams.get(app.key)
-        if found is not None and not found.gone:
-            return found
+    async def _stream(self, app: App, pod: Pod | None = None, container: str = "echo") -> ExecStream:
+        """Return the stream into a container of a pod of a workload; of its first, unless told."""
         pods = self._pods.get(app.key) or await self._running(app)
         if not pods:
             raise HarnessError(f"{app.key} has no running pod")
-        path = f"/api/v1/namespaces/{app.namespace}/pods/{pods[0].name}/exec"
+        pod = pod or pods[0]
+        key = f"{app.key}/{pod.name}/{container}"
+        found = self._streams.get(key)
+        if found is not None and not found.gone:
+            return found
+        path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/exec"
         command = [("command", part) for part in ("python", "-u", "/conformance/echo.py", "client")]
-        query = [*command, ("container", "echo"), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        query = [*command, ("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
         address = self._server.replace("http", "ws", 1) + path
+        socket = await self._dial(address, query, f"exec into {key}")
+        self._streams[key] = ExecStream(socket, f"exec into {key}")
+        return self._streams[key]
+
+    async def _dial(self, address: str, query: Sequence[tuple[str, str]], what: str, refused: str | None = None) -> Any:
+        """Open a WebSocket; once more, if the credential has ended."""
+        who = await self._access.headers(refused=refused)
         try:
-            socket = await self._session.ws_connect(address, params=query, protocols=PROTOCOLS, max_msg_size=0)
+            return await self._session.ws_connect(
+                address, params=query, protocols=PROTOCOLS, max_msg_size=0, headers=who, ssl=self._tls
+            )
         except (OSError, TimeoutError, self._client_error) as error:
-            raise HarnessError(f"exec into {app.key}: {error}") from error
-        self._streams[app.key] = ExecStream(socket, f"exec into {app.key}")
-        return self._streams[app.key]
+            if refused is None and getattr(error, "status", 0) == 401:
+                return await self._dial(address, query, what, who.get("authorization", ""))
+            raise HarnessError(f"{what}: {error}") from error
+
+    async def _hang_up(self, prefix: str) -> None:
+        """Close the streams into pods of a workload, or of a namespace."""
+        for key in [key for key in self._streams if key.startswith(f"{prefix}/")]:
+            await self._streams.pop(key).close()
 
     async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
         """Return the name: the cluster's DNS and the mesh do the rest."""
         del client
-        namespace, _, name = service.partition("/")
-        return str(self._target.mesh.get("hostTemplate") or "{svc}.{ns}").format(svc=name, ns=namespace), port
+        return _host(self._target.mesh, service), port
 
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Have the client's pod send the requests."""
-        namespace, _, name = req.service.partition("/")
-        template = str(self._target.mesh.get("hostTemplate") or "{svc}.{ns}")
-        address = req.pod or template.format(svc=name, ns=namespace)
+        address = req.pod or _dialled(self._target.mesh, client, req)
         host = req.host or (f"{req.pod}:{req.port}" if req.pod else host_of(self._target.mesh, req.service, req.port))
         job = {
             "addresses": [[address, req.port]], "host": host, "kind": req.kind, "method": req.method,
@@ -395,13 +457,31 @@ class KubernetesHarness:
             "timeout": batch.timeout, "connection": batch.connection, "interval": batch.interval, "kept": batch.kept,
             "token": token,
         }  # fmt: skip
-        stream = await self._stream(client)
+        stream = await self._stream(client, container=_BYPASS if req.bypass else "echo")
         return replies(await stream.ask(job, 60 + batch.n * (batch.interval + batch.timeout / batch.concurrency)))
 
     async def close_connection(self, client: App, kept: str) -> None:
         """Close a kept connection."""
-        if (stream := self._streams.get(client.key)) is not None and not stream.gone:
-            await stream.tell({"close": kept})
+        for key, stream in list(self._streams.items()):
+            if key.startswith(f"{client.key}/") and not stream.gone:
+                await stream.tell({"close": kept})
+
+    async def mark(self, app: App, token: str) -> set[str]:
+        """Have every pod ask itself over its loopback, by an exec into it: its log has that after all before it.
+
+        What a container prints gets into the log that the API server shows a little later, by way of the runtime.
+        """
+        port, found = app.ports[0], set[str]()
+        for number, pod in enumerate(self._pods.get(app.key, ())):
+            job = {
+                "addresses": [["127.0.0.1", port.number]], "host": "localhost", "kind": port.protocol, "n": 1,
+                "connection": "new", "timeout": 5.0, "token": f"{token}-{number}",
+            }  # fmt: skip
+            (reply,) = replies(await (await self._stream(app, pod)).ask(job, 30))
+            if not reply.ok:
+                raise HarnessError(f"{pod.name} does not answer itself at 127.0.0.1:{port.number}: {reply}")
+            found.add(reply.token)
+        return found
 
     async def receipts(self, app: App) -> list[Receipt]:
         """Read on in the logs of the workload's pods, from the second of the last line that is known.
@@ -413,7 +493,7 @@ class KubernetesHarness:
         for pod in self._pods.get(app.key, ()):
             path = f"/api/v1/namespaces/{app.namespace}/pods/{pod.name}/log"
             last = self._last_line.get(path, "")
-            since = {"sinceTime": _second(last)} if last else {}
+            since: dict[str, Any] = {"sinceTime": _second(last)} if last else {}
             _, text = await self._must("GET", path, container="echo", timestamps="true", **since)
             lines = str(text).splitlines()
             self._last_line[path] = lines[-1] if lines else ""
@@ -427,6 +507,23 @@ class KubernetesHarness:
     async def hook(self, name: str) -> None:
         """Run a command of the target."""
         await run_hook(self._target, name)
+
+
+def _host(mesh: Mapping[str, Any], service: str) -> str:
+    return host_of(mesh, service, 0).rpartition(":")[0]
+
+
+def _dialled(mesh: Mapping[str, Any], client: App, req: Req) -> str:
+    """Return the name that a client looks up: the one that a case spells, if the cluster knows the Service by it.
+
+    A mesh that is reached by names of its own is reached by no other.
+    """
+    namespace, _, name = req.service.partition("/")
+    usual, spelt = _host(mesh, req.service), req.host.partition(":")[0]
+    known = {name, *(f"{name}.{namespace}{rest}" for rest in ("", ".svc", ".svc.cluster.local"))}
+    if usual not in known or spelt not in known or (spelt == name and client.namespace != namespace):
+        return usual
+    return spelt
 
 
 def _second(line: str) -> str:
@@ -451,11 +548,11 @@ def _path(manifest: Manifest) -> str:
     return f"{root}{place}/{_PLURALS[kind]}/{metadata['name']}"
 
 
-def _rolled_out(deployment: Any, replicas: int) -> bool:
+def _rolled_out(deployment: Any, replicas: int, *, ready: bool = True) -> bool:
     status = deployment.get("status", {}) if isinstance(deployment, dict) else {}
     current = status.get("observedGeneration", 0) >= deployment.get("metadata", {}).get("generation", 1)
-    counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
-    return bool(current) and counts == [replicas] * 3
+    names = ("replicas", "updatedReplicas", *(("readyReplicas",) if ready else ()))
+    return bool(current) and all(status.get(name, 0) == replicas for name in names)
 
 
 def _deployment(app: App, target: Target) -> Manifest:
@@ -483,12 +580,22 @@ def _deployment(app: App, target: Target) -> Manifest:
         "volumeMounts": [{"name": "program", "mountPath": "/conformance", "readOnly": True}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
-    if app.ports and app.ports[0].protocol == "http":
+    if listening := [port.number for port in app.ports if port.protocol != "udp"]:
+        # Over the loopback: whether a mesh lets a kubelet's probes through is for one case to find out, not for all.
+        look = f"import socket; socket.create_connection(('127.0.0.1', {listening[0]}), 2)"
+        command = {"command": ["python", "-c", look]}
+        container["startupProbe"] = {"exec": command, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60}
+    if app.probed:
         container["readinessProbe"] = {"httpGet": {"path": "/", "port": app.ports[0].number}, "periodSeconds": 1}
+    containers = [container]
+    if app.meshed and not app.ports and (user := target.mesh.get("bypassUser")):
+        containers.append(
+            {**container, "name": _BYPASS, "securityContext": {**container["securityContext"], "runAsUser": user}}
+        )
     spec = {
         "serviceAccountName": app.account,
         "terminationGracePeriodSeconds": 1,
-        "containers": [container],
+        "containers": containers,
         "volumes": [{"name": "program", "configMap": {"name": "conformance-echo"}}],
     }
     metadata = {"labels": labels, "annotations": dict(target.mesh.get(f"{kind}Annotations") or {})}

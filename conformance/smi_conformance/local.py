@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -146,6 +147,7 @@ class LocalHarness:
         self._folder = Path()
         self._read_to: dict[Path, int] = {}
         self._apps: dict[str, App] = {}
+        self._sources: dict[str, str] = {}
         self._found: dict[tuple[str, str, int], list[list[Any]]] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.served: Mapping[str, tuple[str, ...]] = {}
@@ -177,7 +179,7 @@ class LocalHarness:
             raise HarnessError("; ".join(dict.fromkeys([str(error), *more]))) from error
         if hello.get("protocol") != 1:
             raise HarnessError(f"the driver speaks protocol {hello.get('protocol')}, this suite speaks 1")
-        self.capabilities = frozenset(hello.get("capabilities", ()))
+        self.capabilities = frozenset(hello.get("capabilities", ())) - {"probes"}  # there is no kubelet
         self.served = {group: tuple(versions) for group, versions in hello.get("served", {}).items()}
         self.environment = {"harness": "local", **hello.get("environment", {}), **self._target.environment}
 
@@ -235,16 +237,27 @@ class LocalHarness:
         metadata = {"name": name}
         await self._ask("delete", objects=[{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
 
+    async def removed(self) -> list[str]:
+        """Wait for nothing: the driver has answered when it is gone."""
+        return []
+
     async def deploy(self, app: App) -> tuple[Pod, ...]:
         """Have the driver start the workload; a client outside of the mesh needs no process of its own."""
         self._apps[app.key] = app
         if not app.meshed and not app.ports:
             return ()
         answer = await self._ask("deploy", patience=120, app=_app_data(app, self.folder, self._target.mesh))
-        return tuple(Pod(str(pod["name"]), str(pod["address"])) for pod in answer["pods"])
+        pods = tuple(Pod(str(pod["name"]), str(pod["address"])) for pod in answer["pods"])
+        self._sources[app.key] = pods[0].address if pods and _is_ours(pods[0].address) else ""
+        return pods
+
+    async def ready(self, app: App) -> bool:
+        """Refuse: nobody probes a process."""
+        raise HarnessError(f"{app.key}: there is no kubelet to ask")
 
     async def undeploy(self, app: App) -> None:
         """Have the driver stop the workload."""
+        self._sources.pop(app.key, None)
         if self._apps.pop(app.key, None) is not None and (app.meshed or app.ports):
             await self._ask("undeploy", namespace=app.namespace, name=app.name)
 
@@ -277,7 +290,8 @@ class LocalHarness:
 
     async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
         """Ask the driver where that client finds the Service, and send the requests there."""
-        source = ""
+        # What goes round the client's proxy comes from the client's address; to the proxy goes what reaches it.
+        source = self._sources.get(client.key, "") if req.pod or req.bypass else ""
         if req.pod:
             addresses, host = [[req.pod, req.port]], req.host or f"{req.pod}:{req.port}"
         else:
@@ -302,10 +316,18 @@ class LocalHarness:
         del client
         self._clients[0].tell({"close": kept})
 
+    async def mark(self, app: App, token: str) -> set[str]:
+        """Make none: a server writes into its file before it answers, and what stands there is read at once."""
+        del app, token
+        return set()
+
     async def receipts(self, app: App) -> list[Receipt]:
-        """Read on in the ledgers of the workload's pods."""
+        """Read on in the ledgers of the workload's pods; a server begins its own before it listens."""
         found: list[Receipt] = []
-        for path in sorted(self.folder.glob(f"{app.namespace}_{app.name}_*.ledger")):
+        paths = sorted(self.folder.glob(f"{app.namespace}_{app.name}_*.ledger"))
+        if not paths:
+            raise HarnessError(f"{app.key} has no ledger: does the driver start it with ECHO_LEDGER?")
+        for path in paths:
             with path.open("rb") as file:
                 file.seek(self._read_to.get(path, 0))
                 data = file.read()
@@ -338,6 +360,16 @@ def _app_data(app: App, folder: Path, mesh: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def _is_ours(address: str) -> bool:
+    """Tell whether requests can come from an address: it is one of this machine."""
+    try:
+        with socket.socket(echo.family(address), socket.SOCK_DGRAM) as trial:
+            trial.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
 def host_of(mesh: Mapping[str, Any], service: str, port: int) -> str:
     """Return the Host header for a Service, as the target says how Services are called."""
     namespace, _, name = service.partition("/")
@@ -364,7 +396,8 @@ def replies(answer: Mapping[str, Any]) -> list[Reply]:
 def receipt(line: bytes) -> Receipt:
     """Turn a line of a ledger into a receipt."""
     raw = json.loads(line)
-    return Receipt(raw["pod"], raw["token"], int(raw["port"]), raw["kind"], raw.get("method", ""), raw.get("path", ""))
+    where = (raw["app"], raw["pod"], raw["token"], int(raw["port"]))
+    return Receipt(*where, raw["kind"], raw.get("method", ""), raw.get("path", ""))
 
 
 async def run_hook(target: Target, name: str) -> None:

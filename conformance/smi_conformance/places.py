@@ -97,14 +97,17 @@ class Pool:
         await self._drop(place)
 
     async def close(self) -> list[str]:
-        """Remove all namespaces; return what could not be removed, and why."""
+        """Remove all namespaces and wait until they are gone; return what is left, and why."""
         left: list[str] = []
         for place in list(self._all):
             try:
                 await self._drop(place)
             except HarnessError as error:
                 left.append(f"namespace {place.namespace}, which could not be removed: {error}")
-        return left
+        try:
+            return left + await self.harness.removed()
+        except HarnessError:
+            return left + self.harness.remains(())
 
     async def _drop(self, place: Place) -> None:
         if place in self._all:

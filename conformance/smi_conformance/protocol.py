@@ -27,7 +27,7 @@ CAPABILITIES = frozenset(
         "scale",  # pods can be added, removed and replaced
         "restart",  # the controller can be stopped and started, the data plane staying
         "watch-fault",  # the controller's watch can be broken
-        "probes",  # a kubelet probes the pods
+        "probes",  # a kubelet probes the pods: `ready` says what it found
         "egress",  # there is a host outside of the mesh: environment["egress"], host:port
         "spiffe",  # a certificate of a federated trust domain can be had
         "service-types",  # NodePort and LoadBalancer Services
@@ -50,7 +50,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A workload of one namespace. Without ports it is only a client."""
+    """A workload of one namespace. Without ports it is only a client.
+
+    Of one that is `probed` a kubelet asks the first port, over HTTP, whether it is ready; it is deployed once it runs.
+    """
 
     name: str
     namespace: str = ""
@@ -59,6 +62,7 @@ class App:
     ports: tuple[Port, ...] = ()
     replicas: int = 1
     meshed: bool = True
+    probed: bool = False
 
     @property
     def key(self) -> str:
@@ -129,8 +133,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One request that a server really received."""
+    """One request that a server really received; `app` is its workload, whatever its pods are called."""
 
+    app: str
     pod: str
     token: str
     port: int
@@ -185,10 +190,16 @@ class Harness(Protocol):
         """Create a namespace in which access rules are enforced, or are not."""
 
     async def remove_namespace(self, name: str) -> None:
-        """Remove a namespace and all in it."""
+        """Have a namespace and all in it removed."""
+
+    async def removed(self) -> list[str]:
+        """Wait until what was removed is gone; return what takes too long, a line for each."""
 
     async def deploy(self, app: App) -> tuple[Pod, ...]:
         """Start a workload (or change its replicas) and return its pods once they are ready."""
+
+    async def ready(self, app: App) -> bool:
+        """Tell whether a kubelet finds every pod of a probed workload ready now."""
 
     async def undeploy(self, app: App) -> None:
         """Stop a workload."""
@@ -213,6 +224,13 @@ class Harness(Protocol):
 
     async def close_connection(self, client: App, kept: str) -> None:
         """Close a connection that was kept under a name."""
+
+    async def mark(self, app: App, token: str) -> set[str]:
+        """Have every pod of a workload write something into its ledger by a way that no mesh has a part in.
+
+        Return the tokens of it: a ledger that has them has all that came before. None where `receipts` has at once
+        what a server wrote.
+        """
 
     async def receipts(self, app: App) -> list[Receipt]:
         """Return everything that the workload's pods received since the last call."""

@@ -35,6 +35,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
         "podAnnotations",
         "unmeshedPodLabels",
         "unmeshedPodAnnotations",
+        "bypassUser",
         "hostTemplate",
     ),
     "hooks": ("enforce", "permissive", "restart", "stop", "start", "breakWatch"),
@@ -82,8 +83,12 @@ _MAP = (_is_map, 'no mapping of texts, such as {mesh: "yes"} (YAML takes a bare 
 _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "implementation.contact": _LIST,
     "implementation.url": (_is_address, "no address, such as https://acme.example"),
-    **{f"mesh.{name}": _MAP for name in _FIELDS["mesh"] if name != "hostTemplate"},
+    **{f"mesh.{name}": _MAP for name in _FIELDS["mesh"] if name not in {"hostTemplate", "bypassUser"}},
     "mesh.hostTemplate": (_is_host, 'no template, such as "{svc}.{ns}"; it knows svc and ns'),
+    "mesh.bypassUser": (
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+        "no number of a user, such as 1337",
+    ),
     **{f"hooks.{name}": _LIST for name in _FIELDS["hooks"]},
     "settings.headers": (lambda value: value in {"map", "list", "both"}, "neither map, list nor both"),
     "settings.trustDomain": (_is_text, "no text"),

@@ -3,8 +3,8 @@
 The rules of asserting are here and nowhere else. *Convergence* is k good answers in a row with every expected backend
 seen and all checks inside of the loop (`eventually`), and then a fixed sample that is all good (`reaches`, `allowed`).
 *Weights* are one sample against exact windows (`shares`). A
-*denial* stands between two positive controls and is proved by the server's ledger, which has to know the second
-control (`denied`). Nothing is retried: what
+*denial* stands between two positive controls and is proved by the servers' ledgers, which have to know the second
+control and what each server wrote last (`denied`, `received`). Nothing is retried: what
 fails here has failed. A provisional check can't fail; what was seen becomes a reading.
 """
 
@@ -22,8 +22,8 @@ from typing import Any
 
 from smi_conformance import render
 from smi_conformance.model import Obj, Service, Versions
-from smi_conformance.places import Place, Pool
-from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Reply, Req
+from smi_conformance.places import Place, Pool, together
+from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Receipt, Reply, Req
 from smi_conformance.render import Manifest
 from smi_conformance.statistics import ALPHA, EXPECTED, SLACK, SMALL, windows
 
@@ -51,7 +51,7 @@ class Rules:
 
 
 LEDGER = 10.0
-"""Seconds within which a request that was answered has to be in the ledger."""
+"""Seconds within which a request that was answered, and a mark, have to be in the ledger."""
 
 ROOM = 5.0
 """Seconds, besides the quiet time, that good answers which began before the deadline may take to be enough."""
@@ -87,7 +87,7 @@ class Trial:
         self._objects: dict[tuple[str, str, str], Manifest] = {}
         self._extra: list[App] = []
         self._tokens = itertools.count(1)
-        self._received: dict[str, list[Any]] = {}
+        self._received: dict[str, list[Receipt]] = {}
         self._kept: dict[str, App] = {}
         self._t0 = time.monotonic()
 
@@ -103,7 +103,7 @@ class Trial:
 
     async def deploy(self, place: Place, app: App) -> tuple[App, tuple[Pod, ...]]:
         """Start one more workload in a place, for this case alone (or change its replicas)."""
-        here = App(app.name, place.namespace, app.account, app.labels, app.ports, app.replicas, app.meshed)
+        here = replace(app, namespace=place.namespace)
         self._extra = [other for other in self._extra if other.key != here.key] + [here]  # also if it does not start
         return here, await self.harness.deploy(here)
 
@@ -349,30 +349,50 @@ class Trial:
         leaks = [reply for reply in replies if reply.ok]
         if leaks:
             raise Failure(f"{_say(client, req)}: {len(leaks)} of {len(replies)} were answered, by {leaks[0]}")
-        after = await self.send(*control, Batch(n=3, concurrency=1))
-        if not all(reply.ok for reply in after):
-            raise Failure(f"the control ({_say(*control)}) stopped working: {after[-1]}")
-        await self._written_down(control, {reply.token for reply in after})
-        received = await self.received({reply.token for reply in replies})
+        received = await self.arrived(replies, control)
         if received:
             raise Failure(f"{_say(client, req)}: {len(received)} of {len(replies)} arrived at {received[0].pod}")
         return replies
 
-    async def _written_down(self, control: tuple[App, Req], tokens: set[str]) -> None:
-        """Wait until the ledger has the control, which came last: one that is mute or late would prove any denial."""
-        end = time.monotonic() + LEDGER
-        while missing := tokens - {item.token for item in await self.received(tokens)}:
-            if time.monotonic() > end:
-                raise HarnessError(
-                    f"the ledger lacks {len(missing)} of {len(tokens)} requests of the control ({_say(*control)}) that "
-                    f"were answered {LEDGER:g} s ago: it proves no denial"
-                )
+    async def arrived(self, replies: Collection[Reply], control: tuple[App, Req]) -> list[Receipt]:
+        """Return what servers received of requests that may have been denied.
 
-    async def received(self, tokens: Collection[str]) -> list[Any]:
-        """Return the receipts that servers of our places have for these tokens."""
-        await asyncio.sleep(0.05)
-        await self._read_on([*(app for place in self._places for app in place.apps.values()), *self._extra])
-        return [item for token in tokens for item in self._received.get(token, ())]
+        The control is sent after them, and has to be answered: what is dead receives nothing.
+        """
+        after = await self.send(*control, Batch(n=3, concurrency=1))
+        if not all(reply.ok for reply in after):
+            raise Failure(f"the control ({_say(*control)}) stopped working: {after[-1]}")
+        tokens = {reply.token for reply in replies}
+        return [item for item in await self.received([*replies, *after]) if item.token in tokens]
+
+    async def received(self, replies: Collection[Reply]) -> list[Receipt]:
+        """Return what the servers of our places received of these requests.
+
+        What was answered is waited for: a server writes before it answers. Of what was not, a ledger that is late or
+        mute would say the same as one that has it all; so each server makes a mark, which is waited for too.
+        """
+        apps = [*(app for place in self._places for app in place.apps.values()), *self._extra]
+        servers = [app for app in apps if app.ports]
+        if not all(reply.ok for reply in replies):
+            await asyncio.sleep(0.05)  # for what is on its way while its client has been told already
+        token = f"{self.serial}m{next(self._tokens)}"
+        marks = await together(*(self.harness.mark(app, f"{token}-{app.name}") for app in servers))
+        answered = {reply.token for reply in replies if reply.ok}
+        await self._written_down(servers, answered, {mark for made in marks for mark in made})
+        return [item for reply in replies for item in self._received.get(reply.token, ())]
+
+    async def _written_down(self, servers: Collection[App], answered: set[str], marks: set[str]) -> None:
+        """Wait until the ledgers have these tokens."""
+        end = time.monotonic() + LEDGER
+        while True:
+            await self._read_on(servers)
+            if not (missing := (answered | marks) - self._received.keys()):
+                return
+            if time.monotonic() > end:
+                lost = f"{len(missing & answered)} of {len(answered)} requests that were answered"
+                lost += f" and {len(missing & marks)} of {len(marks)} marks" if marks else ""
+                raise HarnessError(f"after {LEDGER:g} s the ledgers lack {lost}: they prove nothing")
+            await asyncio.sleep(0.05)
 
     async def _read_on(self, apps: Iterable[App]) -> None:
         for app in apps:

@@ -3,7 +3,8 @@
 It speaks the driver's protocol and needs no proxy, so that the suite can be tried in seconds: TS-01 passes on it, and
 nothing of access or splits does. SMI_PLAIN makes it misbehave: `mute` never answers, `dies` ends in the middle,
 `silent` takes connections and never says a word, `closed` refuses every one; `deletes:FILE` writes down the kinds of
-what it is told to delete; `clings` does not end when it is told to, only when nobody speaks to it any more.
+what it is told to delete; `unwritten` gives no server a ledger; `clings` does not end when it is told to, only when
+nobody speaks to it any more.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Plain:
         for number in range(app["replicas"]):
             self._next = (self._next + 1) % 60_000
             address = f"127.201.{self._next // 250 + 1}.{self._next % 250 + 1}"
-            name = f"{app['name']}-{number}"
+            name = f"{app['name']}-6c5b9f7d8c-x2x4{number}"  # as Kubernetes names pods of Deployments
             pods.append((name, address, app["labels"], self._start(app, name, address)))
         for _, address, _, _ in pods if app["ports"] else ():
             self._wait(address, [port["port"] for port in app["ports"] if port["protocol"] != "udp"])
@@ -94,7 +95,7 @@ class Plain:
             "ECHO_NAMESPACE": app["namespace"],
             "ECHO_ACCOUNT": app["account"],
             "ECHO_PORTS": json.dumps(app["ports"]),
-            "ECHO_LEDGER": app["ledger"].replace("{pod}", name),
+            "ECHO_LEDGER": "/dev/null" if MODE == "unwritten" else app["ledger"].replace("{pod}", name),
         }
         return subprocess.Popen([*self._echo, "serve"], env={**os.environ, **told}, preexec_fn=_mortal)
 

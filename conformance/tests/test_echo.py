@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
         **os.environ,
         "ECHO_BIND": HERE,
         "ECHO_APP": "v1",
-        "ECHO_POD": "v1-0",
+        "ECHO_POD": "v1-6c5b9f7d8c-x2x4k",
         "ECHO_PORTS": json.dumps(listening),
         "ECHO_LEDGER": str(ledger),
     }
@@ -92,7 +92,9 @@ def test_every_protocol_is_answered_and_written_down(
     answer = run({**job, "path": "/p"})
     assert [reply[0] for reply in answer["replies"]] == ["ok"] * 20
     assert {json.loads(answer["bodies"][reply[2]])["app"] for reply in answer["replies"]} == {"v1"}
-    assert {item["token"] for item in received(ledger, token)} == {f"{token}-{number}" for number in range(20)}
+    lines = received(ledger, token)
+    assert {item["token"] for item in lines} == {f"{token}-{number}" for number in range(20)}
+    assert {(item["app"], item["pod"]) for item in lines} == {("v1", "v1-6c5b9f7d8c-x2x4k")}
 
 
 def test_one_connection_is_kept_over_several_jobs(server: tuple[dict[str, int], Path]) -> None:

@@ -41,11 +41,16 @@ class Cluster:
         self.ready = True
         self.refusal: tuple[int, str] = (0, "")
         self.commands: list[list[str]] = []
+        self.containers: list[str] = []
+        self.wanted = ""
+        self.lasting = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if self.broken:
             return web.json_response({"message": "etcd is away"}, status=500)
+        if self.wanted and request.headers.get("authorization") != f"Bearer {self.wanted}":
+            return web.json_response({"message": "Unauthorized"}, status=401)
         if self.refusal[0]:
             return web.json_response({"message": self.refusal[1]}, status=self.refusal[0])
         if path.endswith("/exec"):
@@ -54,6 +59,9 @@ class Cluster:
             return web.Response(text=self.said(request.query.get("sinceTime", "")))
         if request.method in {"PATCH", "POST", "PUT"}:
             return await self.write(request)
+        if path.startswith("/api/v1/namespaces/") and path.count("/") == 4 and self.lasting:
+            self.lasting -= 1  # it is asked for, and is going
+            return web.json_response({"metadata": {}})
         if request.method == "DELETE":
             return web.json_response({}, status=200 if self.objects.pop(path, None) else 404)
         return self.get(request)
@@ -76,8 +84,10 @@ class Cluster:
         if path.endswith("/pods"):
             name = request.query["labelSelector"].partition("=")[2]
             gone = {"metadata": {"name": f"{name}-old", "deletionTimestamp": "now"}}
+            conditions = [{"type": "Ready", "status": str(self.ready)}]
+            status = {"podIP": "10.0.0.9", "phase": "Running", "conditions": conditions}
             return web.json_response(
-                {"items": [{"metadata": {"name": f"{name}-0"}, "status": {"podIP": "10.0.0.9"}}, gone]}
+                {"items": [{"metadata": {"name": f"{name}-6c5b9f7d8c-x2x4k"}, "status": status}, gone]}
             )
         if path.endswith("/events"):
             return web.json_response({"items": [{"reason": "PortMismatch", "message": request.query["fieldSelector"]}]})
@@ -109,6 +119,7 @@ class Cluster:
         socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io",))
         await socket.prepare(request)
         self.commands.append(request.query.getall("command"))
+        self.containers.append(request.query["container"])
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-u", echo.__file__, "client"),
             stdin=asyncio.subprocess.PIPE,
@@ -168,7 +179,7 @@ async def _listen(folder: Path) -> tuple[int, asyncio.subprocess.Process]:
         **os.environ,
         "ECHO_BIND": "127.0.0.1",
         "ECHO_APP": "v1",
-        "ECHO_POD": "v1-0",
+        "ECHO_POD": "v1-6c5b9f7d8c-x2x4k",
         "ECHO_PORTS": json.dumps([{"port": port, "protocol": "http"}]),
         "ECHO_LEDGER": str(folder / "log"),
     }
@@ -192,17 +203,19 @@ async def _whole_story(folder: Path) -> None:
         await harness.namespace("cf-1", enforced=True)
         program = found.objects["/api/v1/namespaces/cf-1/configmaps/conformance-echo"]["data"]["echo.py"]
         assert program == Path(echo.__file__).read_text()
-        app, client = App("v1", "cf-1", ports=(Port(8080),)), App("client", "cf-1")
+        port, process = await _listen(folder)
+        app, client = App("v1", "cf-1", ports=(Port(port),)), App("client", "cf-1")
         pods = await harness.deploy(app)
-        assert [pod.name for pod in pods] == ["v1-0"]  # the one that is going does not count
+        assert [pod.name for pod in pods] == ["v1-6c5b9f7d8c-x2x4k"]  # the one that is going does not count
         await harness.deploy(client)
         labels = found.objects["/apis/apps/v1/namespaces/cf-1/deployments/v1"]["spec"]["template"]["metadata"]["labels"]
         assert labels == {"conformance-app": "v1", "mesh": "on"}
-        port, process = await _listen(folder)
         try:
             replies = await harness.send(client, Req("cf-1/v1", port), Batch(n=30), "tok")
             assert [reply.app for reply in replies] == ["v1"] * 30
-            assert {item.token for item in await harness.receipts(app)} == {f"tok-{number}" for number in range(30)}
+            receipts = await harness.receipts(app)
+            assert {item.token for item in receipts} == {f"tok-{number}" for number in range(30)}
+            assert {(item.app, item.pod) for item in receipts} == {("v1", pods[0].name)}
             assert await harness.receipts(app) == []  # each is told once
             found.refusal = (403, "no right to pods/log")
             with pytest.raises(HarnessError, match="/log: the API server answered 403"):
@@ -212,9 +225,15 @@ async def _whole_story(folder: Path) -> None:
             assert again[0].ok
             assert [item.token for item in await harness.receipts(app)] == ["more-0"]
             assert len(found.commands) == 1  # one exec stays open
+            marks = await harness.mark(app, "mark")
+            assert len(marks) == 1
+            assert {item.token for item in await harness.receipts(app)} == marks
+            assert len(found.commands) == 2, "the server's pod asks itself"
         finally:
             process.kill()
             await process.wait()
+        with pytest.raises(HarnessError, match="does not answer itself"):
+            await harness.mark(app, "mark")
         found.log.write_text("")
         with pytest.raises(HarnessError, match="the log was rotated"):
             await harness.receipts(app)
@@ -300,6 +319,101 @@ async def _outside(folder: Path) -> None:
             await process.wait()
 
 
+async def _left_out(folder: Path) -> None:
+    """Have a client outside of the mesh only if the target says how its pod is left out."""
+    async with cluster(folder) as (_, harness):
+        assert "unmeshed" not in harness.capabilities
+        for field in ("Labels", "Annotations"):
+            (folder / "target.yaml").write_text(f'{TARGET.rstrip()[:-1]}, unmeshedPod{field}: {{mesh: "off"}}}}\n')
+            other = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+            assert "unmeshed" in other.capabilities
+
+
+async def _round_its_proxy(folder: Path) -> None:
+    """Send what goes round a client's own proxy from its own pod, as a user whom the mesh leaves alone."""
+    async with cluster(folder) as (found, harness):
+        assert "bypass" not in harness.capabilities
+        (folder / "target.yaml").write_text(f"{TARGET.rstrip()[:-1]}, bypassUser: 1337}}\n")
+        other = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+        assert "bypass" in other.capabilities
+        await other.start()
+        client, port = App("client", "cf-1"), 9
+        for app in (client, App("v1", "cf-1", ports=(Port(8080),)), App("out", "cf-1", meshed=False)):
+            await other.deploy(app)
+            spec = found.objects[f"/apis/apps/v1/namespaces/cf-1/deployments/{app.name}"]["spec"]["template"]["spec"]
+            users = {each["name"]: each["securityContext"].get("runAsUser") for each in spec["containers"]}
+            assert users == ({"echo": None, "bypass": 1337} if app is client else {"echo": None})
+        for bypass in (False, True, True):
+            (reply,) = await other.send(client, Req("cf-1/v1", port, bypass=bypass), Batch(n=1), "x")
+            assert reply.outcome == "refused"
+        assert found.containers == ["echo", "bypass"]
+        await other.stop()
+
+
+async def _probes(folder: Path) -> None:
+    """Ask only a probed workload over HTTP, and leave it to a case what comes of that."""
+    async with cluster(folder) as (found, harness):
+        await harness.start()
+        for probed in (False, True):
+            app = App("api", "cf-1", ports=(Port(8080),), probed=probed)
+            found.ready = not probed
+            await harness.deploy(app)
+            spec = found.objects["/apis/apps/v1/namespaces/cf-1/deployments/api"]["spec"]["template"]["spec"]
+            assert ("readinessProbe" in spec["containers"][0]) == probed
+            assert "exec" in spec["containers"][0]["startupProbe"]
+            assert await harness.ready(app) == (not probed)
+
+
+async def _goes(folder: Path) -> None:
+    """Be done when namespaces are gone, and name those that take too long."""
+    async with cluster(folder) as (found, harness):
+        await harness.start()
+        said: list[str] = []
+        harness.tell = said.append
+        await harness.namespace("cf-1", enforced=True)
+        found.lasting = 5
+        await harness.remove_namespace("cf-1")
+        left = ["namespace cf-1, which is being deleted"]
+        assert harness.remains(["cf-1", "cf-2"]) == ["namespace cf-2 (kubectl delete namespace cf-2)", *left]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kubernetes, "_GONE_WITHIN", 0.1)
+            patch.setattr(kubernetes, "_SLOW", 0.0)
+            assert await harness.removed() == left
+            assert said == ["waiting until 1 namespaces are gone, for at most 0 s"]
+        found.objects.clear()
+        assert await harness.removed() == []
+        assert found.lasting == 0
+        await harness.remove_namespace("cf-1")  # somebody else was faster
+        assert harness.remains([]) == []
+
+
+async def _renewed(folder: Path) -> None:
+    """Fetch a credential again that the API server takes no more."""
+    async with cluster(folder) as (found, _):
+        config = yaml.safe_load((folder / "config").read_text())
+        program = "import json; print(json.dumps({'status': {'token': open('token').read()}}))"
+        plugin = {"command": "sh", "args": ["-c", f'cd {folder}; {sys.executable} -c "{program}"']}
+        config["users"][0]["user"] = {"exec": plugin}
+        (folder / "config").write_text(yaml.safe_dump(config))
+        (folder / "token").write_text("one")
+        found.wanted = "one"
+        harness = KubernetesHarness(target_of(folder), "", str(folder / "config"))
+        await harness.start()
+        await harness.deploy(App("client", "cf-1"))
+        for number in (2, 3):
+            (folder / "token").write_text(f"of {number}")
+            found.wanted = f"of {number}"
+            if number == 2:
+                await harness.namespace("cf-1", enforced=True)
+            else:
+                (reply,) = await harness.send(App("client", "cf-1"), Req("cf-1/v1", 9), Batch(n=1), "x")
+                assert reply.outcome == "refused"
+        found.wanted = "of somebody else"
+        with pytest.raises(HarnessError, match="answered 401"):
+            await harness.remove_namespace("cf-1")
+        await harness.stop()
+
+
 async def _nothing_served(folder: Path) -> None:
     async with cluster(folder) as (found, harness):
         found.groups = False
@@ -314,6 +428,27 @@ async def _unreachable(folder: Path) -> None:
         (folder / "config").write_text(yaml.safe_dump(config))
         with pytest.raises(HarnessError, match="does not answer"):
             await harness.start()
+
+
+@pytest.mark.parametrize(
+    ("host", "client", "template", "dialled"),
+    [
+        ("", "shop", "{svc}.{ns}", "root.shop"),
+        ("root", "shop", "{svc}.{ns}", "root"),
+        ("root", "other", "{svc}.{ns}", "root.shop"),
+        ("root.shop", "other", "{svc}.{ns}.svc", "root.shop"),
+        ("root.shop.svc", "shop", "{svc}.{ns}", "root.shop.svc"),
+        ("root.shop.svc.cluster.local:8080", "shop", "{svc}.{ns}", "root.shop.svc.cluster.local"),
+        ("second.shop", "shop", "{svc}.{ns}", "root.shop"),
+        ("shop.example.com", "shop", "{svc}.{ns}", "root.shop"),
+        ("root.shop.svc", "shop", "{svc}.{ns}.mesh.example", "root.shop.mesh.example"),
+    ],
+)
+def test_the_name_that_a_case_spells_is_dialled_if_it_is_one_of_the_service(
+    host: str, client: str, template: str, dialled: str
+) -> None:
+    req = Req("shop/root", host=host)
+    assert kubernetes._dialled({"hostTemplate": template}, App("client", client), req) == dialled
 
 
 class Recorded:
@@ -344,7 +479,22 @@ async def _recorded() -> None:
     await stream.close()
 
 
-@pytest.mark.parametrize("story", [_whole_story, _objects, _refusals, _outside, _nothing_served, _unreachable])
+@pytest.mark.parametrize(
+    "story",
+    [
+        _whole_story,
+        _objects,
+        _refusals,
+        _outside,
+        _left_out,
+        _round_its_proxy,
+        _probes,
+        _goes,
+        _renewed,
+        _nothing_served,
+        _unreachable,
+    ],
+)
 def test_harness(story: Any, tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(story(tmp_path), 60))
 

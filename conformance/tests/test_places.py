@@ -136,6 +136,24 @@ def test_a_namespace_that_could_not_be_removed_is_listed() -> None:
     assert said == f"namespace {pool.namespaces()[0]}, which could not be removed: no answer"
 
 
+def test_a_namespace_that_takes_too_long_to_go_is_listed() -> None:
+    harness = Harness()
+    pool = Pool(harness)
+
+    async def removed() -> list[str]:
+        assert harness.there == set(), "all of them go at the same time"
+        return ["namespace cf-1, which is being deleted"]
+
+    harness.removed = removed  # type: ignore[method-assign]
+
+    async def story() -> list[str]:
+        for _ in range(2):
+            await trial(harness, pool).place(LAYOUT, enforced=True)
+        return await pool.close()
+
+    assert asyncio.run(story()) == ["namespace cf-1, which is being deleted"]
+
+
 def test_a_workload_that_does_not_start_is_taken_away_and_nothing_goes_on_beside_it() -> None:
     harness = Harness()
     pool = Pool(harness)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -16,6 +17,7 @@ from smi_conformance.layouts import House, house
 from smi_conformance.model import versions_for
 from smi_conformance.places import Pool
 from smi_conformance.protocol import App, Batch, HarnessError, Port, Receipt, Reply, Req
+from smi_conformance.registry import cases
 from smi_conformance.trial import Failure, Rules, Trial
 
 ALICE, BOB = App("alice"), App("bob")
@@ -40,10 +42,10 @@ class Mesh(Recorder):
         for number in range(batch.n):
             name, self.count = f"{token}-{number}", self.count + 1
             fine = self._answer(client, self.count)
-            backend = {"app": "api", "ns": client.namespace, "pod": "api-0"} if fine else {}
+            backend = {"app": "api", "ns": client.namespace, "pod": "api-6c5b9f7d8c-x2x4k"} if fine else {}
             replies.append(Reply("ok", 200, name, backend=backend) if fine else Reply("http_error", 403, name))
             if not self._mute and (fine or self._leaks):
-                self._ledger.append(Receipt("api-0", name, 8080, "http"))
+                self._ledger.append(Receipt("api", "api-6c5b9f7d8c-x2x4k", name, 8080, "http"))
         return replies
 
     async def receipts(self, app: App) -> list[Receipt]:
@@ -76,12 +78,12 @@ def test_a_denial_is_proved_by_a_ledger_that_knows_the_control() -> None:
 
 def test_a_mute_ledger_proves_no_denial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "LEDGER", 0.2)
-    with pytest.raises(HarnessError, match="the ledger lacks 3 of 3 requests of the control"):
+    with pytest.raises(HarnessError, match="lack 3 of 3 requests that were answered: they prove nothing"):
         play(Mesh(only_alice, mute=True), denial)
 
 
 def test_a_request_that_arrives_and_is_answered_with_403_was_not_denied() -> None:
-    with pytest.raises(Failure, match="5 of 5 arrived at api-0"):
+    with pytest.raises(Failure, match="5 of 5 arrived at api-6c5b9f7d8c-x2x4k"):
         play(Mesh(only_alice, leaks=True), denial)
 
 
@@ -97,6 +99,140 @@ def test_a_ledger_that_lost_what_came_before_a_case_proves_what_comes_in_it() ->
     mesh.receipts = rotated  # type: ignore[method-assign]
     play(mesh, denial)
     assert not lost
+
+
+class Late(Mesh):
+    """Shows what a server wrote only when it is read so many times again, as logs of pods that take their way."""
+
+    def __init__(self, answer: Callable[[App, int], bool], *, leaks_to: str = "", marks: bool = True) -> None:
+        super().__init__(answer)
+        self.wait = {"api": 2, "web": 6}
+        self._leaks_to = leaks_to
+        self._marks = marks
+        self._logs: dict[str, list[tuple[int, Receipt]]] = {"api": [], "web": []}
+
+    def _write(self, name: str, token: str) -> None:
+        self._logs[name].append((self.wait[name], Receipt(name, f"{name}-6c5b9f7d8c-x2x4k", token, 8080, "http")))
+
+    async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+        replies = await super().send(client, req, batch, token)
+        for reply in replies:
+            if reply.ok or self._leaks_to:
+                self._write("api" if reply.ok else self._leaks_to, reply.token)
+        return replies
+
+    async def mark(self, app: App, token: str) -> set[str]:
+        if self._marks:
+            self._write(app.name, token)
+        return {token}
+
+    async def receipts(self, app: App) -> list[Receipt]:
+        log = [(wait - 1, item) for wait, item in self._logs[app.name]]
+        self._logs[app.name] = [(wait, item) for wait, item in log if wait > 0]
+        return [item for wait, item in log if wait <= 0]
+
+
+WEB = App("web", ports=(Port(8080),))
+
+
+def play_late(mesh: Late, story: Callable[[Trial, Req], Coroutine[Any, Any, Any]]) -> None:
+    async def go(t: Trial, req: Req) -> None:
+        await t.place((WEB,), enforced=True)
+        await story(t, req)
+
+    play(mesh, go)
+
+
+async def arrivals(t: Trial, req: Req) -> None:
+    replies = await t.send(ALICE, req, Batch(n=4))
+    assert {item.token for item in await t.received(replies)} == {reply.token for reply in replies}
+
+
+def test_what_was_answered_is_waited_for_in_a_ledger_that_is_late() -> None:
+    play_late(Late(only_alice), arrivals)
+
+
+def test_a_denial_waits_for_the_ledger_of_every_server_and_not_only_for_that_of_the_control() -> None:
+    play_late(Late(only_alice), denial)
+    with pytest.raises(Failure, match="5 of 5 arrived at web-"):
+        play_late(Late(only_alice, leaks_to="web"), denial)
+
+
+def test_a_server_whose_ledger_lacks_its_own_mark_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "LEDGER", 0.5)
+    with pytest.raises(HarnessError, match="lack 0 of 3 requests that were answered and 2 of 2 marks"):
+        play_late(Late(only_alice, marks=False), denial)
+
+
+def test_a_control_that_stops_working_proves_no_absence() -> None:
+    async def story(t: Trial, req: Req) -> None:
+        replies = await t.send(BOB, req, Batch(n=2))
+        assert await t.arrived(replies, (ALICE, req)) == []
+        with pytest.raises(Failure, match=r"the control .* stopped working"):
+            await t.arrived(replies, (BOB, req))
+
+    play(Mesh(only_alice), story)
+
+
+class Shared(Mesh):
+    """Lets anybody in at `api` once there is a target; of a Service over two workloads half of what comes is denied."""
+
+    def __init__(self, *, leaks: bool) -> None:
+        super().__init__(only_alice, leaks=leaks)
+
+    async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+        del client
+        opened, replies = any(item["kind"] == "TrafficTarget" for item in self.manifests), []
+        for number in range(batch.n):
+            app, name = ("web" if "/both" in req.service and number % 2 else "api"), f"{token}-{number}"
+            fine = opened and app == "api"
+            backend = {"app": app, "ns": "here", "pod": f"{app}-6c5b9f7d8c-x2x4k"} if fine else {}
+            replies.append(Reply("ok", 200, name, backend=backend) if fine else Reply("http_error", 403, name))
+            if fine or (opened and self._leaks):
+                self._ledger.append(Receipt(app, f"{app}-6c5b9f7d8c-x2x4k", name, 8080, "http"))
+        return replies
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_workload_is_told_by_its_name_whatever_kubernetes_calls_its_pods(*, leaks: bool) -> None:
+    async def story(t: Trial, req: Req) -> None:
+        del req
+        await cases()["TT-09"].play(t)
+
+    with pytest.raises(Failure, match=r"arrived at \['api', 'web'\]") if leaks else contextlib.nullcontext():
+        play(Shared(leaks=leaks), story)
+
+
+class Probed(Recorder):
+    """A kubelet finds the pods ready as a test says."""
+
+    def __init__(self, *seen: bool) -> None:
+        super().__init__()
+        self._seen = [*seen]
+
+    async def ready(self, app: App) -> bool:
+        assert app.probed
+        return self._seen.pop(0) if len(self._seen) > 1 else self._seen[0]
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [((False,), "was not ready within 1 s"), ((False, True, True, False), "did not stay ready"), ((True,), "")],
+)
+def test_pods_whose_probes_fail_are_a_failure_and_no_trouble(
+    monkeypatch: pytest.MonkeyPatch, seen: tuple[bool, ...], words: str
+) -> None:
+    async def pause(_: Trial, seconds: float) -> None:
+        await asyncio.sleep(seconds / 10)
+
+    monkeypatch.setattr(Trial, "pause", pause)
+    mesh = Probed(*seen)
+
+    async def story() -> None:
+        await cases()["TT-26"].play(Trial(mesh, Pool(mesh), RULES, ("v1alpha4", versions_for("access", "v1alpha4"))))
+
+    with pytest.raises(Failure, match=words) if words else contextlib.nullcontext():
+        asyncio.run(story())
 
 
 class Clock:

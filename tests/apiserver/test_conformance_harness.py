@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,13 @@ class Node:
         self._folder = folder
         self._servers: list[subprocess.Popen[bytes]] = []
         self._times: dict[str, list[str]] = {}
+        self._addresses: dict[str, str] = {}
         self._rotated: dict[str, int] = {}
 
     def start(self, pod: Mapping[str, Any], address: str) -> None:
         """Run the container of a pod that has ports; what it prints is its log."""
         (container,) = pod["spec"]["containers"]
+        self._addresses[pod["metadata"]["name"]] = address
         given = {item["name"]: item["value"] for item in container["env"] if "value" in item}
         if not json.loads(given["ECHO_PORTS"]):
             return
@@ -87,7 +90,8 @@ class Node:
         self._rotated[name] = len((self._folder / name).read_text().splitlines())
 
     async def exec(self, request: web.Request) -> web.WebSocketResponse:
-        """Run the command with its streams on channels; only what a pod can run is run."""
+        """Run the command with its streams on channels; only what a pod can run is run, and its loopback is its own."""
+        loopback = f'"{self._addresses[request.match_info["pod"]]}"'.encode()
         socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
         await socket.prepare(request)
         command = request.query.getall("command")
@@ -104,7 +108,7 @@ class Node:
 
         task = asyncio.create_task(out(process.stdout))
         async for message in socket:
-            process.stdin.write(message.data[1:])
+            process.stdin.write(message.data[1:].replace(b'"127.0.0.1"', loopback))
         process.kill()
         await process.wait()
         await task
@@ -136,12 +140,8 @@ def _harness(folder: Path, plane: ControlPlane) -> KubernetesHarness:
     return KubernetesHarness(load(folder / "target.yaml"), "", str(plane.kubeconfig))
 
 
-async def _gone(plane: ControlPlane, namespace: str) -> None:
-    def is_gone() -> bool:
-        found = plane.get("/api/v1/namespaces")["items"]
-        return namespace not in {item["metadata"]["name"] for item in found}
-
-    await asyncio.to_thread(plane.wait_for, is_gone)
+def _is_there(plane: ControlPlane, namespace: str) -> bool:
+    return namespace in {item["metadata"]["name"] for item in plane.get("/api/v1/namespaces")["items"]}
 
 
 async def _settled(kubelet: Kubelet, namespace: str) -> None:
@@ -149,6 +149,15 @@ async def _settled(kubelet: Kubelet, namespace: str) -> None:
     while True:
         await asyncio.to_thread(kubelet.is_settled, namespace)
         await asyncio.sleep(0.1)
+
+
+async def _logged(harness: KubernetesHarness, app: App) -> set[str]:
+    """Have every pod make a mark and return those whose logs have it."""
+    marks = await harness.mark(app, "mark")
+    receipts = await harness.receipts(app)
+    assert {item.token for item in receipts} == marks
+    assert {item.app for item in receipts} == {app.name}
+    return {item.pod for item in receipts}
 
 
 async def _workloads(folder: Path, plane: ControlPlane) -> None:
@@ -169,6 +178,8 @@ async def _workloads(folder: Path, plane: ControlPlane) -> None:
         app, client = App("v1", "cf-work", "server", ports=(Port(8080),), replicas=2), App("client", "cf-work")
         pods, _ = await asyncio.gather(harness.deploy(app), harness.deploy(client))
         assert len({pod.address for pod in pods}) == 2
+        assert await harness.ready(app)
+        assert not await harness.ready(replace(app, replicas=3))
         req = Req(pod=pods[0].address, port=8080)
         replies = await harness.send(client, req, Batch(n=40), "tok")
         assert {(reply.app, reply.backend["pod"]) for reply in replies} == {("v1", pods[0].name)}
@@ -178,6 +189,7 @@ async def _workloads(folder: Path, plane: ControlPlane) -> None:
         assert await harness.receipts(app) == []
         await harness.send(client, req, Batch(n=3), "more")
         assert {item.token for item in await harness.receipts(app)} == {f"more-{number}" for number in range(3)}
+        assert await _logged(harness, app) == {pods[0].name, pods[1].name}
         node.rotate(pods[0].name)
         await harness.send(client, req, Batch(n=2), "late")
         with pytest.raises(HarnessError, match="was rotated"):
@@ -188,8 +200,9 @@ async def _workloads(folder: Path, plane: ControlPlane) -> None:
         assert len(fewer) == 1
         await harness.undeploy(app)
         await harness.remove_namespace("cf-work")
+        assert await harness.removed() == []
+        assert not _is_there(plane, "cf-work")
         await harness.stop()
-        await _gone(plane, "cf-work")
         acting.cancel()
 
 
@@ -234,8 +247,10 @@ async def _objects(folder: Path, plane: ControlPlane) -> None:
     await harness.delete([split, split])
     assert await harness.get(split) is None
     await harness.remove_namespace("cf-objects")
+    assert harness.remains([]) == ["namespace cf-objects, which is being deleted"]
+    assert await harness.removed() == []
+    assert not _is_there(plane, "cf-objects")
     await harness.stop()
-    await _gone(plane, "cf-objects")
 
 
 async def _nothing_installed(folder: Path, plane: ControlPlane) -> None:

@@ -148,7 +148,10 @@ async def grpc_is_divided_by_call(t: Trial) -> None:
 
 @case("TS-34")
 async def an_ingress_controller_is_a_client(t: Trial) -> None:
-    """Let a workload of the mesh pass requests on to the root, as an ingress controller inside of the mesh does."""
+    """Let a workload of the mesh pass requests on to the root, as an ingress controller inside of the mesh does.
+
+    No real controller is asked: how it is told to call the root differs from one to the other, and is no part of SMI.
+    """
     s = await shop(t)
     ingress, _ = await t.deploy(s.place, server("ingress"))
     name = t.name("ingress")
