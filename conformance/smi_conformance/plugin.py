@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from smi_conformance import report, tally
+from smi_conformance.catalog import GUARDED
 from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
@@ -32,7 +33,6 @@ REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
 _ITEM = "smi_instance"
 UNCLAIMED = "(not claimed, for information)"
-_GUARDED = frozenset({"ACCESS", "ACCESS-L4", "IDENTITY"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -125,7 +125,7 @@ def unswitchable(target: Target, profiles: Collection[str], selected: Collection
     """
     both = {cases()[item.entry.id].enforced for item in selected} == {True, False}
     hooks = target.hooks.get("permissive") and target.hooks.get("enforce")
-    if not both or target.permissive_by_namespace or hooks or not set(profiles) & _GUARDED:
+    if not both or target.permissive_by_namespace or hooks or not set(profiles) & GUARDED:
         return ""
     return (
         "cases with access control and cases without it were selected, and the target does not say how it is switched "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from smi_conformance.catalog import GROUPS
 from smi_conformance.layouts import Shop, shop
 from smi_conformance.model import Split, Weight
 from smi_conformance.registry import case
@@ -48,6 +49,10 @@ async def whole_quantities_come_back(t: Trial) -> None:
     await t.apply(split)
     await t.shares(s.client, s.to(), {"v1": 1.0, "v2": 0.0, "base": 0.0}, n=500)
     await _as_written(t, split)
+    if "ApiConversion" in t.claims.features and "v1alpha2" in t.harness.served[GROUPS["split"]] and t.needs("api"):
+        found = await t.harness.get(t.manifest(split), "v1alpha2") or {}
+        weights = [item["weight"] for item in found.get("spec", {}).get("backends", ())]
+        t.check(weights == [0, 100], f"read under v1alpha2, the weights 0 and 100 are {weights}")
 
 
 @case("CC-03")
