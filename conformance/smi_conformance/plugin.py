@@ -7,6 +7,8 @@ refused: a verdict comes from one try.
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -35,6 +37,27 @@ _ITEM = "smi_instance"
 UNCLAIMED = "(not claimed, for information)"
 
 
+def deadline_of(text: str) -> float:
+    """Read a number of seconds; ValueError unless it is more than none, and ends."""
+    seconds = float(text)
+    if not 0 < seconds < math.inf:  # what is no number compares with nothing
+        raise ValueError(f"{text} is no number of seconds above 0")
+    return seconds
+
+
+def _seconds(text: str) -> float:
+    try:
+        return deadline_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return int(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our options."""
     group = parser.getgroup("smi-conformance")
@@ -46,8 +69,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smi-case", default="", help="only these ids, separated by commas")
     group.addoption("--smi-report", default="", help="write the report here")
     group.addoption("--smi-quick", action="store_true", help="fewer requests; the report is not submittable")
-    group.addoption("--smi-deadline", type=float, default=0.0, help="seconds to converge (default: the target's)")
-    group.addoption("--smi-parallel", type=int, default=0, help="cases at a time (default: 4, or as many as meshes)")
+    group.addoption("--smi-deadline", type=_seconds, default=0.0, help="seconds to converge (default: the target's)")
+    group.addoption("--smi-parallel", type=_count, default=0, help="cases at a time (default: 4, or as many as meshes)")
     group.addoption("--smi-cli", action="store_true", help="our own progress instead of pytest's output")
     group.addoption("--smi-keep", action="store_true", help="leave what was created")
 

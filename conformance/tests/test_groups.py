@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -179,10 +180,20 @@ def test_a_claimed_version_that_is_not_served_fails_the_run(target: Target) -> N
 def test_a_known_failure_that_passes_is_told_and_fails_the_run(
     target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = {"expect_failures": ["TS-02[v1alpha4]", "TS-05[v1alpha4]"], "expect_readings": None}
+    names = ("TS-02[v1alpha4]", "TS-05[v1alpha4]")
+    known = {"expect_failures": dict.fromkeys(names, re.compile("")), "expect_readings": None}
     assert _verdict(made(target, ("TS-02", "v1alpha4", "failed")), known) == 0
     assert _verdict(made(target, ("TS-02", "v1alpha4", "passed")), known) == 1
     assert "passes now, to be taken off the list: TS-02[v1alpha4]" in capsys.readouterr().out
+
+
+def test_a_known_failure_that_fails_otherwise_is_a_new_one(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    found = made(target, ("TS-02", "v1alpha4", "failed"))
+    found["cases"][0]["reason"] = "requests reach v1: not within 5 s"
+    for pattern, code in (("^requests reach v1: ", 0), ("^requests reach v2: ", 1)):
+        known = {"expect_failures": {"TS-02[v1alpha4]": re.compile(pattern)}, "expect_readings": None}
+        assert _verdict(found, known) == code
+    assert "not as it is known to (^requests reach v2: ): TS-02[v1alpha4]: requests" in capsys.readouterr().out
 
 
 def test_the_committed_report_is_valid_and_of_this_catalogue() -> None:
@@ -292,6 +303,14 @@ def test_page_is_one_file_with_every_case(target: Target) -> None:
     assert "<script" not in text
     assert "<link" not in text
     assert "<img" not in text
+
+
+def test_without_claims_every_profile_is_claimed_whose_cases_exist(tmp_path: Path) -> None:
+    path = tmp_path / "target.yaml"
+    path.write_text("\n".join(line for line in TARGET.splitlines() if not line.startswith("claims")))
+    found = load(path).profiles
+    assert set(catalog.PROFILES) - set(found) == {"METRICS"}
+    assert found == tuple(name for name in catalog.PROFILES if any(item.entry.among([name]) for item in instances()))
 
 
 def test_an_unknown_field_of_a_target_is_named(tmp_path: Path) -> None:
