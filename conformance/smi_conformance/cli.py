@@ -285,11 +285,20 @@ def _data(item: catalog.Entry) -> dict[str, Any]:
         "id": item.id,
         "profiles": item.profiles,
         "versions": item.versions,
+        "together": item.together,
+        "uses": [{"groups": use.groups, "versions": use.versions} for use in item.uses],
         "feature": item.feature,
+        "part": item.part,
         "needs": item.needs,
         "rule": item.rule,
         "checks": [
-            {"level": check.level, "versions": check.versions, "document": check.document, "lines": check.lines}
+            {
+                "level": check.level,
+                "versions": check.versions,
+                "feature": check.feature,
+                "document": check.document,
+                "lines": check.lines,
+            }
             for check in item.checks
         ],
         "later": item.later,

@@ -134,3 +134,13 @@ def test_a_group_that_is_claimed_and_not_served_fails_where_another_one_is(targe
 def test_a_claimed_feature_is_verified_by_the_parts_of_cases_that_are_about_it() -> None:
     assert catalog.FEATURES["ApiConversion"] == ("API-03", "API-04", "CC-02")
     assert catalog.FEATURES["ApiMultiVersion"] == ("API-03",)
+
+
+def test_a_run_without_access_control_never_switches_it_on(target: Target) -> None:
+    """API-01 belongs to ACCESS too; where splits alone are played, nobody has to be let in."""
+    switched = replace(target, hooks={"permissive": ("true",), "enforce": ("true",)})
+    items = [Instance(catalog.entries()[name], "v1alpha4") for name in ("API-01", "TS-01")]
+    for profiles, phases in ((("SPLIT",), ["permissive"]), (("SPLIT", "ACCESS"), ["permissive", "enforce"])):
+        run = Run(switched, [serving(pairs("split"))], QUICK)
+        run.profiles = profiles
+        assert [hook for hook, _ in run._phases(items)] == phases

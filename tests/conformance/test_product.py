@@ -156,6 +156,42 @@ def test_an_api_that_changes_an_object_fails_a_case_though_its_traffic_is_right(
     assert row["reason"].startswith("the object was changed")
 
 
+_TURNS = """
+from tests.conformance import driver_api
+class Turning(driver_api.Api):
+    async def get(self, raw, kind, version=""):
+        found = await super().get(raw, kind, version)
+        if version and "backends" in (found or {}).get("spec", {}):
+            found["spec"]["backends"].reverse()
+        return found
+driver_api.Api = Turning
+driver_api.main(driver_api.ApiDriver)
+"""
+_DISOWNS = """
+from tests.conformance import driver_api
+class Disowning(driver_api.Api):
+    async def patch(self, raw, kind, change):
+        return await super().patch(raw, kind, {**change, "metadata": {"ownerReferences": None}})
+driver_api.Api = Disowning
+driver_api.main(driver_api.ApiDriver)
+"""
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "driver", "words"),
+    [("API-03", _TURNS, "written there it would be"), ("CC-03", _DISOWNS, "the owner was lost")],
+)
+def test_an_api_that_is_wrong_under_another_version_or_after_a_patch_fails(
+    tmp_path: Path, name: str, driver: str, words: str
+) -> None:
+    target = _with_driver(tmp_path, "-c", driver)
+    report = conformance(tmp_path / "report.yaml", "--quick", "-k", name, "--versions", "v1alpha3", target=target)
+    (row,) = report["cases"]
+    assert (row["result"], words in row["reason"]) == ("failed", True), row
+
+
 @pytest.mark.live
 @pytest.mark.slow
 def test_what_the_api_refuses_does_no_harm_where_a_file_holds_it(tmp_path: Path) -> None:
