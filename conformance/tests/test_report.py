@@ -164,6 +164,30 @@ def test_a_failure_under_a_version_that_leaves_it_open_is_an_observation() -> No
     assert [(old.level, old.result), (new.level, new.result)] == [("provisional", "observed"), ("must", "failed")]
 
 
+def test_a_level_that_is_about_a_feature_has_a_verdict_only_where_that_is_claimed() -> None:
+    checks = catalog.entries()["API-04"].checks
+    notes = Notes(failures={"extended": "2 to 1 is [1, 500] under v1alpha2"})
+    for features, result in ((frozenset(), "notSupported"), (frozenset({"ApiConversion"}), "failed")):
+        must, extended = verdicts(checks, notes, Claims(features=features))
+        assert [(must.level, must.result), (extended.level, extended.result)] == [
+            ("must", "passed"),
+            ("extended", result),
+        ]
+
+
+def test_a_case_of_which_a_feature_is_not_claimed_is_told_by_the_rest(target: Target) -> None:
+    instance = Instance(catalog.entries()["API-04"], "v1alpha1")
+    outcome = Outcome(instance, verdicts(instance.checks, Notes(), Claims()))
+    assert outcome.worst == "passed"
+    run = ran(target)
+    run.outcomes[instance.id] = outcome
+    found = report.build(run)
+    assert [profile["name"] for profile in found["profiles"]] == ["SPLIT"]
+    assert not [line for line in tally.differences(found) if "API-04" in line]
+    found["claims"]["features"].append("ApiConversion")
+    assert any("API-04[v1alpha1] extended says notSupported" in line for line in tally.differences(found))
+
+
 def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Target) -> None:
     claimed = made(target, ("TS-02", "v1alpha2", "notServed"), served=("v1alpha3", "v1alpha4"))
     other = made(target, *with_the_rest(target, ("TS-02", "v1alpha3", "notServed")), served=("v1alpha2", "v1alpha4"))
