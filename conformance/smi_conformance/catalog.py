@@ -12,14 +12,16 @@ be open in an older one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
+
+from smi_conformance.model import versions_for
 
 PROFILES = ("SPLIT", "SPLIT-AB", "ACCESS", "ACCESS-L4", "IDENTITY", "METRICS", "CONSUMER")
 LEVELS = ("must", "should", "extended", "provisional")
@@ -33,7 +35,59 @@ GROUPS: Mapping[str, str] = MappingProxyType(
 )
 _SOURCE = "https://github.com/servicemeshinterface/smi-spec/blob/cc4babd"
 _DOCUMENTS = {"TS": "traffic-split", "TA": "traffic-access", "SP": "traffic-specs", "TM": "traffic-metrics"}
-_WORDS = {"spec": "the whole"}
+_RESOURCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "SPLIT": ("split",),
+        "SPLIT-AB": ("split", "specs"),
+        "ACCESS": ("access", "specs"),
+        "ACCESS-L4": ("access", "specs"),
+        "IDENTITY": ("access", "specs"),
+        "METRICS": ("metrics",),
+        "CONSUMER": ("split",),
+    }
+)
+"""The groups that a case of a profile writes, unless the catalogue names others for it (`uses`)."""
+GUARDED = frozenset({"ACCESS", "ACCESS-L4", "IDENTITY"})
+"""The profiles that are about access control: what they test is enforced."""
+Pairs: TypeAlias = frozenset[tuple[str, str]]
+"""Groups, each with one of its versions: what is served, claimed or used."""
+
+
+def pairs(versions: Mapping[str, Iterable[str]]) -> Pairs:
+    """Return group and version of each."""
+    return frozenset((group, version) for group, found in versions.items() for version in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Groups that a case, or one part of it, writes together, and under which of its versions.
+
+    The first is the group whose version is tested; the others have the version that goes with it.
+    """
+
+    groups: tuple[str, ...]
+    versions: tuple[str, ...]
+    profiles: tuple[str, ...] = ()
+    """It is played for any of these."""
+
+    def pairs(self, version: str, there: Pairs) -> Pairs:
+        """Return what it writes under a version of the case, where these are to choose from."""
+        if self.groups == ("metrics",):
+            return frozenset({(GROUPS["metrics"], version)})
+        found = versions_for(self.groups[0], version, there)
+        return frozenset((GROUPS[group], str(getattr(found, group))) for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a run is about, for a case of which one part belongs to a profile or a feature of its own.
+
+    An explanation leaves no profile out.
+    """
+
+    profiles: tuple[str, ...] = PROFILES
+    features: frozenset[str] = frozenset()
+    versions: Pairs = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +99,8 @@ class Check:
     document: str
     lines: str
     readings: Mapping[str, str]
+    feature: str = ""
+    """Has a verdict only where this is claimed."""
 
     @property
     def url(self) -> str:
@@ -65,12 +121,36 @@ class Entry:
     group: str
     versions: tuple[str, ...]
     profiles: tuple[str, ...]
+    together: bool
+    """It counts only where all of its profiles are played."""
+    uses: tuple[Use, ...]
     feature: str
+    part: str
+    """A feature that one part of the case is about; without the claim that part is left out."""
     needs: tuple[str, ...]
     rows: tuple[str, ...]
     rule: str
     checks: tuple[Check, ...]
     later: bool
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Return every feature that needs this case to be verified."""
+        named = (self.feature, self.part, *(check.feature for check in self.checks))
+        return tuple(dict.fromkeys(name for name in named if name))
+
+    def among(self, profiles: Collection[str]) -> tuple[str, ...]:
+        """Return in which of the profiles that are played the case counts."""
+        found = tuple(name for name in self.profiles if name in profiles)
+        return () if self.together and found != self.profiles else found
+
+    def playable(self, version: str, there: Pairs, profiles: Collection[str]) -> bool:
+        """Tell whether all groups of the case, or of one part of it, are there in the versions that it would write."""
+        return any(use.pairs(version, there) <= there for use in self.used(version, profiles))
+
+    def used(self, version: str, profiles: Collection[str]) -> list[Use]:
+        """Return what the case, or each part of it, uses under a version if these profiles are played."""
+        return [use for use in self.uses if version in use.versions and set(use.profiles) & set(profiles)]
 
     def checks_of(self, version: str) -> tuple[Check, ...]:
         """Return what the case consists of under one version."""
@@ -100,6 +180,12 @@ def digest() -> str:
     return "sha256:" + hashlib.sha256(text().encode()).hexdigest()
 
 
+_KEYS = (
+    *("group", "v", "profile", "uses", "feature", "part", "needs"),
+    *("rows", "rule", "readings", "later"),
+)
+
+
 @cache
 def entries() -> Mapping[str, Entry]:
     """Return all entries by id, in the order of the catalogue."""
@@ -108,7 +194,7 @@ def entries() -> Mapping[str, Entry]:
 
 
 def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
-    unknown = set(raw) - {"group", "v", "profile", "feature", "needs", "rows", "rule", "readings", "later", *LEVELS}
+    unknown = set(raw) - {*_KEYS, *LEVELS}
     if unknown:
         raise ValueError(f"catalog.yaml: {name}: unknown {', '.join(sorted(unknown))}")
     readings = {str(key): str(value) for key, value in (raw.get("readings") or {}).items()}
@@ -118,13 +204,21 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
         for level in LEVELS
         if level in raw
     )
-    profile = str(raw["profile"])
+    group, profile = str(raw["group"]), raw["profile"]
+    profiles = _profiles(profile)
+    together = isinstance(profile, str) and "+" in profile
+    if len(profiles) > 1 and not together and "uses" not in raw:
+        raise ValueError(f"catalog.yaml: {name}: needs `uses`, since its profiles use different groups")
+    written = {group: None} | {item: None for profile in profiles for item in _RESOURCES[profile]}
     return Entry(
         id=name,
-        group=str(raw["group"]),
+        group=group,
         versions=versions,
-        profiles=("SPLIT", "SPLIT-AB", "ACCESS", "ACCESS-L4", "IDENTITY") if profile == "ALL" else (profile,),
+        profiles=profiles,
+        together=together,
+        uses=_uses(raw.get("uses") or ["+".join(written)], versions, profile, profiles),
         feature=str(raw.get("feature", "")),
+        part=str(raw.get("part", "")),
         needs=tuple(raw.get("needs") or ()),
         rows=tuple(raw.get("rows") or ()),
         rule=str(raw["rule"]),
@@ -133,14 +227,35 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
     )
 
 
+def _profiles(raw: Any) -> tuple[str, ...]:
+    """Read `SPLIT`, `[SPLIT, ACCESS]` (in each that is played), `SPLIT+ACCESS` (where both are played), or `ALL`."""
+    if raw == "ALL":
+        return ("SPLIT", "SPLIT-AB", "ACCESS", "ACCESS-L4", "IDENTITY")
+    return tuple(raw) if isinstance(raw, list) else tuple(str(raw).split("+"))
+
+
+def _uses(raw: list[str], versions: tuple[str, ...], profile: Any, profiles: tuple[str, ...]) -> tuple[Use, ...]:
+    """Read `access+specs`, or `access+specs 3-4` for a part that is there under some versions only.
+
+    A list of profiles says for which of them each part is played.
+    """
+    found = []
+    for number, item in enumerate(raw):
+        groups, _, only = item.partition(" ")
+        mine = (profiles[number],) if isinstance(profile, list) else profiles
+        found.append(Use(tuple(groups.split("+")), _versions(only) if only else versions, mine))
+    return tuple(found)
+
+
 def _check(name: str, level: str, raw: Any, versions: tuple[str, ...], readings: Mapping[str, str]) -> Check:
-    """Read `TS4 L28`, which is there under all versions, or `{v: 3-4, at: TS4 L28}`."""
+    """Read `TS4 L28`, or `{at: TS4 L28}` with `v: 3-4` (not under all versions) or `feature` (only where claimed)."""
+    feature = ""
     if isinstance(raw, dict):
-        only = _versions(str(raw["v"]))
-        if set(raw) != {"v", "at"} or not set(only) < set(versions):
+        only = _versions(str(raw["v"])) if "v" in raw else ()
+        if "at" not in raw or set(raw) - {"at", "v", "feature"} or not set(only) < set(versions):
             raise ValueError(f"catalog.yaml: {name}: {level} needs `at`, and `v` with some of the case's versions")
-        versions, raw = only, raw["at"]
-    return Check(level, versions, *_source(str(raw)), MappingProxyType(dict(readings)))
+        versions, raw, feature = only or versions, raw["at"], str(raw.get("feature", ""))
+    return Check(level, versions, *_source(str(raw)), MappingProxyType(dict(readings)), feature)
 
 
 def _versions(short: str) -> tuple[str, ...]:
@@ -173,7 +288,11 @@ def _source(source: str) -> tuple[str, str]:
 
 FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        feature: tuple(entry.id for entry in entries().values() if entry.feature == feature)
-        for feature in sorted({entry.feature for entry in entries().values() if entry.feature})
+        feature: tuple(entry.id for entry in entries().values() if feature in entry.features)
+        for feature in sorted({name for entry in entries().values() for name in entry.features})
     }
 )
+PLAYABLE = tuple(
+    name for name in PROFILES if any(name in entry.profiles and not entry.later for entry in entries().values())
+)
+"""The profiles whose cases exist."""

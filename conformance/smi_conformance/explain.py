@@ -97,6 +97,11 @@ class Recorder:
         del version
         return manifest
 
+    async def patch(self, manifest: Manifest, change: Mapping[str, Any]) -> ApiResult:
+        """Change nothing."""
+        del manifest, change
+        return ApiResult(200)
+
     async def events(self, manifest: Manifest) -> list[Event]:
         """Return nothing."""
         del manifest

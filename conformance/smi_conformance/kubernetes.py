@@ -166,13 +166,14 @@ class KubernetesHarness:
 
     async def _call(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
         """Call the API server; trouble with the server itself is an error, a refusal is an answer."""
-        kind = {"content-type": "application/apply-patch+yaml" if method == "PATCH" else "application/json"}
+        # A patch with a field manager is an apply, any other one a merge patch.
+        kind = "json" if method != "PATCH" else "apply-patch+yaml" if "fieldManager" in query else "merge-patch+json"
         data = json.dumps(body) if body is not None else None
         status, text, who = 401, "", await self._access.headers()
         try:
             for _ in range(2):  # once more, if the credential has ended and there is another
                 async with self._session.request(
-                    method, f"{self._server}{path}", data=data, headers=kind | who, params=query, ssl=self._tls
+                    method, f"{self._server}{path}", data=data, headers={"content-type": f"application/{kind}"} | who, params=query, ssl=self._tls
                 ) as answer:
                     text = await answer.text()
                     status = int(answer.status)
@@ -364,11 +365,12 @@ class KubernetesHarness:
             else:
                 query |= {"fieldManager": _MANAGER, "force": "true"}
                 code, body = await self._call("PATCH", _path(manifest), manifest, **query)
-            message = _message(body)
-            if code not in _FINE and not _refusal(code, message):
-                raise HarnessError(f"{_path(manifest)}: the API server answered {code}: {message[:300]}")
-            found.append(ApiResult(code, message, body if isinstance(body, dict) else {}))
+            found.append(_result(manifest, code, body))
         return found
+
+    async def patch(self, manifest: Manifest, change: Mapping[str, Any]) -> ApiResult:
+        """Change an object by a merge patch."""
+        return _result(manifest, *await self._call("PATCH", _path(manifest), change))
 
     async def _replace(self, manifest: Manifest, query: Mapping[str, str]) -> tuple[int, Any]:
         """Create or replace an object: server-side apply answers 500, not 422, to a value of the wrong type."""
@@ -533,6 +535,14 @@ def _second(line: str) -> str:
 
 def _message(answer: Any) -> str:
     return str(answer.get("message", "")) if isinstance(answer, dict) else str(answer)
+
+
+def _result(manifest: Manifest, code: int, body: Any) -> ApiResult:
+    """Return what the API said to an object; what is no answer about the object itself is trouble."""
+    message = _message(body)
+    if code not in _FINE and not _refusal(code, message):
+        raise HarnessError(f"{_path(manifest)}: the API server answered {code}: {message[:300]}")
+    return ApiResult(code, message, body if isinstance(body, dict) else {})
 
 
 def _refusal(code: int, message: str) -> bool:

@@ -276,6 +276,11 @@ class LocalHarness:
         found: Manifest | None = answer.get("object")
         return found
 
+    async def patch(self, manifest: Manifest, change: Mapping[str, Any]) -> ApiResult:
+        """Change an object by a merge patch."""
+        answer = await self._ask("patch", object=manifest, patch=change)
+        return ApiResult(int(answer["code"]), str(answer.get("message", "")))
+
     async def events(self, manifest: Manifest) -> list[Event]:
         """Return what was said about an object."""
         answer = await self._ask("events", object=manifest)

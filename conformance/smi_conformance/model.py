@@ -7,7 +7,8 @@ by `render`, so a case can't silently test something else there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TypeAlias
 
 Weight: TypeAlias = int | float | str
@@ -23,19 +24,27 @@ class Versions:
     specs: str
 
 
-# Which version of a group goes with which: the compatibility lines at the head of the documents.
+# Which version of a group goes with which: the compatibility lines at the head of the documents, the newest first.
 _ACCESS_SPECS = {"v1alpha1": "v1alpha1", "v1alpha2": "v1alpha3", "v1alpha3": "v1alpha4", "v1alpha4": "v1alpha4"}
-_SPECS_ACCESS = {"v1alpha1": "v1alpha1", "v1alpha2": "v1alpha1", "v1alpha3": "v1alpha2", "v1alpha4": "v1alpha4"}
+_SPECS_ACCESS = {
+    "v1alpha1": ("v1alpha1",),
+    "v1alpha2": ("v1alpha1",),
+    "v1alpha3": ("v1alpha2",),
+    "v1alpha4": ("v1alpha4", "v1alpha3"),
+}
 
 
-def versions_for(group: str, version: str) -> Versions:
-    """Return the versions to use together when `version` of `group` (split, access or specs) is tested."""
+def versions_for(group: str, version: str, served: Collection[tuple[str, str]] = ()) -> Versions:
+    """Return the versions to use together when `version` of `group` (split, access or specs) is tested.
+
+    Of two versions that go with it, the one that is among those `served` is taken (pairs of a group and a version).
+    """
     if group == "access":
         return Versions(version, version, _ACCESS_SPECS[version])
-    if group == "specs":
-        return Versions(version, _SPECS_ACCESS[version], version)
     # A split of v1alpha1 or v1alpha2 refers to no routes; the access objects around it are those of its time.
-    return Versions(version, _SPECS_ACCESS[version], version)
+    fitting = _SPECS_ACCESS[version]
+    access = next((one for one in fitting if ("access.smi-spec.io", one) in served), fitting[0])
+    return Versions(version, access, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +53,6 @@ class Obj:
 
     name: str
     namespace: str = ""
-
-    def at(self, namespace: str) -> Obj:
-        """Return the same object in another namespace."""
-        return replace(self, namespace=namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +152,3 @@ class Binding(Obj):
     service_account: str | None = None
     selector: Labels | None = None
     spiffe: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceAccount(Obj):
-    """A ServiceAccount."""

@@ -7,6 +7,8 @@ refused: a verdict comes from one try.
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from smi_conformance import report, tally
+from smi_conformance.catalog import GUARDED
 from smi_conformance.kubernetes import KubernetesHarness
 from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import Harness
@@ -32,7 +35,27 @@ REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
 _ITEM = "smi_instance"
 UNCLAIMED = "(not claimed, for information)"
-_GUARDED = frozenset({"ACCESS", "ACCESS-L4", "IDENTITY"})
+
+
+def deadline_of(text: str) -> float:
+    """Read a number of seconds; ValueError unless it is more than none, and ends."""
+    seconds = float(text)
+    if not 0 < seconds < math.inf:  # what is no number compares with nothing
+        raise ValueError(f"{text} is no number of seconds above 0")
+    return seconds
+
+
+def _seconds(text: str) -> float:
+    try:
+        return deadline_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return int(text)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,8 +69,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smi-case", default="", help="only these ids, separated by commas")
     group.addoption("--smi-report", default="", help="write the report here")
     group.addoption("--smi-quick", action="store_true", help="fewer requests; the report is not submittable")
-    group.addoption("--smi-deadline", type=float, default=0.0, help="seconds to converge (default: the target's)")
-    group.addoption("--smi-parallel", type=int, default=0, help="cases at a time (default: 4, or as many as meshes)")
+    group.addoption("--smi-deadline", type=_seconds, default=0.0, help="seconds to converge (default: the target's)")
+    group.addoption("--smi-parallel", type=_count, default=0, help="cases at a time (default: 4, or as many as meshes)")
     group.addoption("--smi-cli", action="store_true", help="our own progress instead of pytest's output")
     group.addoption("--smi-keep", action="store_true", help="leave what was created")
 
@@ -125,7 +148,7 @@ def unswitchable(target: Target, profiles: Collection[str], selected: Collection
     """
     both = {cases()[item.entry.id].enforced for item in selected} == {True, False}
     hooks = target.hooks.get("permissive") and target.hooks.get("enforce")
-    if not both or target.permissive_by_namespace or hooks or not set(profiles) & _GUARDED:
+    if not both or target.permissive_by_namespace or hooks or not set(profiles) & GUARDED:
         return ""
     return (
         "cases with access control and cases without it were selected, and the target does not say how it is switched "

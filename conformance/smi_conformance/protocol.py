@@ -213,6 +213,9 @@ class Harness(Protocol):
     async def get(self, manifest: Manifest, version: str = "") -> Manifest | None:
         """Read an object back, under another version of its group if one is named."""
 
+    async def patch(self, manifest: Manifest, change: Mapping[str, Any]) -> ApiResult:
+        """Change an object by a merge patch; asked only where objects can be read back."""
+
     async def events(self, manifest: Manifest) -> list[Event]:
         """Return what was said about an object."""
 

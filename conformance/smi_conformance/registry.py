@@ -61,8 +61,7 @@ def case(name: str, *, alone: Alone = "", first: bool = False) -> Callable[[F], 
         raise ValueError(f"{name} is for later")
 
     def register(play: F) -> F:
-        enforced = any(profile in {"ACCESS", "ACCESS-L4", "IDENTITY"} for profile in entry.profiles)
-        _CASES[name] = Registered(play, enforced or name.startswith("XR"), alone, first)
+        _CASES[name] = Registered(play, bool(catalog.GUARDED & set(entry.profiles)), alone, first)
         return play
 
     return register

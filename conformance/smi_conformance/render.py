@@ -23,8 +23,6 @@ def render(obj: model.Obj, versions: Versions, headers_as_list: bool = False) ->
     match obj:
         case model.Service():
             return _service(obj)
-        case model.ServiceAccount():
-            return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(obj)}
         case model.Split():
             return _split(obj, versions.split)
         case model.Routes():
@@ -38,12 +36,6 @@ def render(obj: model.Obj, versions: Versions, headers_as_list: bool = False) ->
         case model.Binding():
             return _binding(obj, versions.access)
     raise TypeError(f"nothing is known of {type(obj).__name__}")
-
-
-def kind_of(obj: model.Obj, versions: Versions) -> tuple[str, str]:
-    """Return the apiVersion and kind of an object."""
-    manifest = render(obj, versions)
-    return manifest["apiVersion"], manifest["kind"]
 
 
 def _metadata(obj: model.Obj, annotations: model.Labels = ()) -> Manifest:

@@ -20,6 +20,7 @@ import jsonschema
 import yaml
 
 from smi_conformance import SPEC_VERSION, __version__, catalog, tally
+from smi_conformance.catalog import pairs
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.statistics import ALPHA, SLACK
 
@@ -33,8 +34,8 @@ def build(run: Run) -> Report:
     outcomes = [run.outcomes[name] for name in sorted(run.outcomes)]
     rows = [row for outcome in outcomes for row in _rows(outcome)]
     target, served = run.target, run.harness.served
-    versions = tally.pairs(target.claimed_versions)
-    basis = tally.Basis(rows, run.profiles, target.features, versions, tally.pairs(served), run.rules.quick)
+    versions = pairs(target.claimed_versions)
+    basis = tally.Basis(rows, run.profiles, target.features, versions, pairs(served), run.rules.quick)
     return {
         "apiVersion": API_VERSION,
         "kind": "ConformanceReport",
@@ -172,9 +173,6 @@ def problems(raw: Any) -> list[str]:
         known = catalog.entries()
         found = [f"cases: {row['id']} is not in the catalogue" for row in raw["cases"] if row["id"] not in known]
     return found
-
-
-_SIDE = ("reason", "observed", "timeToConsistencyMs", "durationMs", "evidence")
 
 
 def verdicts(report: Report) -> dict[tuple[str, str, str], tuple[str, str]]:

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from smi_conformance import catalog
-from smi_conformance.catalog import GROUPS, Check, Entry
+from smi_conformance.catalog import GUARDED, Check, Claims, Entry, pairs
 from smi_conformance.model import versions_for
 from smi_conformance.places import Pool
 from smi_conformance.protocol import Harness, HarnessError
@@ -31,8 +31,8 @@ KEPT = 6
 """So many pods may stay between cases in each mesh: each that stays is told of every later change, each that goes may
 have to be started again."""
 
-RANKED = ("error", "failed", "skipped", "notServed", "notSupported", "passed", "observed")
-"""The results of a case, that which says most first."""
+RANKED = ("error", "failed", "skipped", "notServed", "passed", "notSupported", "observed")
+"""The results of a case, that which says most first: of a feature that is not claimed only a part may be left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +245,11 @@ class Run:
         if self.target.permissive_by_namespace or not self.target.hooks.get("permissive"):
             return [("", selected)]
         table = cases()
+        # Without a profile of access control there is none to be played: splits alone are tested then.
+        names = {item.entry.id for item in selected if table[item.entry.id].enforced and GUARDED & set(self.profiles)}
         phases = [
-            ("permissive", [item for item in selected if not table[item.entry.id].enforced]),
-            ("enforce", [item for item in selected if table[item.entry.id].enforced]),
+            ("permissive", [item for item in selected if item.entry.id not in names]),
+            ("enforce", [item for item in selected if item.entry.id in names]),
         ]
         return [phase for phase in phases if phase[1]]
 
@@ -300,10 +302,11 @@ class Run:
 
     def _before(self, instance: Instance) -> tuple[Verdict, ...]:
         """Return the verdicts of an instance that can't be played, and why."""
-        entry, served = instance.entry, self.harness.served
-        group = GROUPS[entry.group]
-        if instance.version not in served.get(group, ()):
-            return _same(instance, "notServed", f"{group}/{instance.version} is not served")
+        entry, version, served = instance.entry, instance.version, pairs(self.harness.served)
+        if not entry.playable(version, served, self.profiles):
+            used = (use.pairs(version, served) for use in entry.used(version, self.profiles))
+            lacking = [f"{group}/{which}" for group, which in sorted(frozenset().union(*used) - served)]
+            return _same(instance, "notServed", f"{' and '.join(lacking)} {'are' if lacking[1:] else 'is'} not served")
         if entry.feature and entry.feature not in self.target.features:
             return _same(instance, "notSupported", f"the feature {entry.feature} is not claimed")
         missing = [need for need in entry.needs if need not in self.harness.capabilities]
@@ -317,8 +320,9 @@ class Run:
         if self.broken:
             return Outcome(instance, _same(instance, "error", self.broken))
         registered = cases()[instance.entry.id]
-        versions = versions_for(instance.entry.group, instance.version)
+        versions = versions_for(instance.entry.group, instance.version, pairs(pool.harness.served))
         trial = Trial(pool.harness, pool, self.rules, (instance.version, versions))
+        trial.claims = self._claims
         started = time.monotonic()
         error = ""
         try:
@@ -343,16 +347,22 @@ class Run:
         took = (time.monotonic() - started) * 1000
         if error:
             return Outcome(instance, _same(instance, "error", error), trial.notes, took)
-        return Outcome(instance, verdicts(instance.checks, trial.notes), trial.notes, took)
+        return Outcome(instance, verdicts(instance.checks, trial.notes, self._claims), trial.notes, took)
+
+    @property
+    def _claims(self) -> Claims:
+        return Claims(self.profiles, self.target.features, pairs(self.target.claimed_versions))
 
 
-def verdicts(checks: Sequence[Check], notes: Notes) -> tuple[Verdict, ...]:
+def verdicts(checks: Sequence[Check], notes: Notes, claims: Claims) -> tuple[Verdict, ...]:
     """Return a verdict for each level of a case; a provisional one only says that something was observed."""
     found: list[Verdict] = []
     lacking = ", ".join(sorted(notes.lacking))
     for number, check in enumerate(checks):
         failure = notes.failures.get(check.level, "")
-        if check.level == "provisional":
+        if check.feature and check.feature not in claims.features:
+            found.append(Verdict(check.level, "notSupported", f"the feature {check.feature} is not claimed"))
+        elif check.level == "provisional":
             found.append(Verdict(check.level, "observed", failure))
         elif number == 0 and lacking and not failure:
             found.append(Verdict(check.level, "skipped", f"in part, as the harness lacks: {lacking}"))

@@ -30,7 +30,7 @@ class Selection:
     def has(self, instance: Instance) -> bool:
         """Tell whether this is to be played."""
         return (
-            bool(set(instance.entry.profiles) & set(self.profiles))
+            bool(instance.entry.among(self.profiles) and instance.entry.used(instance.version, self.profiles))
             and (not self.versions or instance.version in self.versions)
             and (not self.ids or instance.entry.id in self.ids)
         )
@@ -53,9 +53,10 @@ class Selection:
     def _why_not(self, entry: Entry) -> str:
         if entry.later:
             return "it comes with a later version of the suite"
-        if not set(entry.profiles) & set(self.profiles):
-            first, wanted = entry.profiles[0], " or ".join(entry.profiles)
-            return f"it belongs to {wanted}, which is not claimed or not chosen (--profile {first} plays it)"
+        if not entry.among(self.profiles):
+            plays = ",".join(entry.profiles) if entry.together else entry.profiles[0]
+            wanted = (" together with " if entry.together else " or ").join(entry.profiles)
+            return f"it belongs to {wanted}, which is not claimed or not chosen (--profile {plays} plays it)"
         if self.versions and not set(entry.versions) & set(self.versions):
             return f"it is about {', '.join(entry.versions)}, not {', '.join(self.versions)}"
         return ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smi_conformance import catalog
-from smi_conformance.catalog import GROUPS, PROFILES, Entry
+from smi_conformance.catalog import PROFILES, Pairs, pairs
 from smi_conformance.runner import RANKED, Instance, instances
 
 Row = Mapping[str, Any]
@@ -29,22 +29,29 @@ class Basis:
     rows: Sequence[Row]
     profiles: tuple[str, ...]
     features: frozenset[str]
-    claimed: frozenset[tuple[str, str]]
-    served: frozenset[tuple[str, str]]
+    claimed: Pairs
+    served: Pairs
     quick: bool
 
     def wanted(self) -> list[Instance]:
         """Return what a complete run has: every case under each version that is served, or claimed to be."""
-        return [item for item in instances() if (GROUPS[item.entry.group], item.version) in self.served | self.claimed]
+        there = self.served | self.claimed
+        return [item for item in instances() if item.entry.playable(item.version, there, self.profiles)]
 
     def mine(self, profile: str) -> list[Row]:
         """Return the rows of a profile."""
-        return [row for row in self.rows if profile in catalog.entries()[row["id"]].profiles]
+        return [row for row in self.rows if profile in catalog.entries()[row["id"]].among(self.profiles)]
 
-
-def pairs(versions: Mapping[str, Iterable[str]]) -> frozenset[tuple[str, str]]:
-    """Return group and version of each."""
-    return frozenset((group, version) for group, found in versions.items() for version in found)
+    def result(self, row: Row) -> str:
+        """Return what a row counts as: a version that is not there counts as failed where it was claimed."""
+        result = str(row["result"])
+        if result != "notServed":
+            return result
+        entry, version = catalog.entries()[row["id"]], row.get("apiVersion", "")
+        there, promised = (
+            entry.playable(version, pairs_, self.profiles) for pairs_ in (self.served, self.served | self.claimed)
+        )
+        return "failed" if promised and not there else ""
 
 
 def profiles(basis: Basis) -> list[dict[str, Any]]:
@@ -64,8 +71,7 @@ def hindrances(basis: Basis) -> list[str]:
     found = [f"nothing of {', '.join(idle)} was run"] if idle else [] if made else ["no profile was run"]
     errors = sorted({_name(row) for row in basis.rows if row["result"] == "error"})
     ran = {_name(row) for row in basis.rows}
-    wanted = set(basis.profiles)
-    missing = [item.id for item in basis.wanted() if wanted & set(item.entry.profiles) and item.id not in ran]
+    missing = [item.id for item in basis.wanted() if item.entry.among(basis.profiles) and item.id not in ran]
     verified = {name for profile in made for name in profile["verifiedFeatures"]}
     unverified = sorted(basis.features - verified | {name for profile in made for name in profile["claimedUnverified"]})
     found += ["the run was quick"] if basis.quick else []
@@ -88,15 +94,15 @@ def _profile(name: str, basis: Basis) -> dict[str, Any]:
     ran: dict[str, set[str]] = defaultdict(set)
     for row in mine:
         ran[_name(row)].add(str(row["result"]))
-    wanted = [item for item in basis.wanted() if name in item.entry.profiles]
+    wanted = [item for item in basis.wanted() if name in item.entry.among(basis.profiles)]
     missing = [item for item in wanted if item.id not in ran]
     core, extended = (_level(mine, levels, basis, missing) for levels in _PARTS.values())
     results: dict[str, set[str]] = defaultdict(set)
     for item in wanted:  # what was not run is no evidence
-        if item.entry.feature:
-            results[item.entry.feature].add(worst(ran[item.id]) if item.id in ran else "notRun")
+        for feature in item.entry.features:
+            results[feature].add(worst(ran[item.id]) if item.id in ran else "notRun")
     verified = {feature for feature, found in results.items() if "passed" in found and found <= _GOOD}
-    features = {entry.feature for entry in catalog.entries().values() if name in entry.profiles and entry.feature}
+    features = {feature for entry in catalog.entries().values() if name in entry.profiles for feature in entry.features}
     claimed = features & basis.features
     return {
         "name": name,
@@ -129,10 +135,7 @@ def _level(rows: Iterable[Row], levels: tuple[str, ...], basis: Basis, missing: 
     for row in rows:
         if row["level"] not in levels:
             continue
-        result = row["result"]
-        if result == "notServed":
-            group = GROUPS[catalog.entries()[row["id"]].group]
-            result = "failed" if (group, row.get("apiVersion", "")) in basis.claimed else ""
+        result = basis.result(row)
         if result in {"error", "skipped"}:
             skipped.add(_name(row))
             counts["skipped"] += 1
@@ -203,19 +206,21 @@ def basis_of(report: Mapping[str, Any]) -> Basis:
             for name in profile.get(level, {}).get("failedCases", ())
         }
         claimed = frozenset(
-            (GROUPS[catalog.entries()[row["id"]].group], row.get("apiVersion", ""))
+            pair
             for row in report["cases"]
             if row["result"] == "notServed" and _name(row) in failed
+            for use in catalog.entries()[row["id"]].used(row.get("apiVersion", ""), chosen)
+            for pair in use.pairs(row["apiVersion"], served)
         )
     return Basis(report["cases"], tuple(chosen), features, claimed, served, bool(report["settings"]["quick"]))
 
 
 def differences(report: Mapping[str, Any]) -> list[str]:
     """Return in which points a report says something else than follows from its own cases."""
-    found = list(_odd_rows(report))
+    basis = basis_of(report)
+    found = list(_odd_rows(report, basis))
     if found:
         return found
-    basis = basis_of(report)
     found += _odd_results(basis)
     stated = {str(profile["name"]): profile for profile in report["profiles"]}
     derived = {str(profile["name"]): profile for profile in profiles(basis)}
@@ -253,19 +258,19 @@ _OPTIONAL = ("failedCases", "skippedCases", "verifiedFeatures", "claimedUnverifi
 _EMPTY: Mapping[str, list[str]] = {name: [] for name in _OPTIONAL}
 
 
-def _odd_rows(report: Mapping[str, Any]) -> Iterator[str]:
+def _odd_rows(report: Mapping[str, Any], basis: Basis) -> Iterator[str]:
     """Find what no run writes down so: levels and profiles that are missing or double, versions that do not fit."""
     names = [str(profile["name"]) for profile in report["profiles"]]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"profiles.{name}: is listed {names.count(name)} times"
-    served = report["environment"].get("servedVersions", {})
     levels: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in report["cases"]:
         levels[row["id"], row.get("apiVersion", "")].append(row["level"])
-        if row["result"] == "notServed" and row.get("apiVersion") in served.get(_group(row["id"]), ()):
+        entry, version = catalog.entries()[row["id"]], row.get("apiVersion", "")
+        if row["result"] == "notServed" and entry.playable(version, basis.served, basis.profiles):
             yield f"cases: {_name(row)} says notServed, but servedVersions has that version"
     for (name, version), seen in sorted(levels.items()):
-        entry: Entry = catalog.entries()[name]
+        entry = catalog.entries()[name]
         wanted = [check.level for check in entry.checks_of(version)]
         if version not in entry.versions:
             yield f"cases: {name} does not exist for version {version or '(none)'}"
@@ -276,10 +281,10 @@ def _odd_rows(report: Mapping[str, Any]) -> Iterator[str]:
 def _odd_results(basis: Basis) -> Iterator[str]:
     """Find results that no run has there: an observation that takes the place of a verdict, a claim that is not one."""
     for row in basis.rows:
-        feature, where = (
-            catalog.entries()[row["id"]].feature,
-            f"cases: {_name(row)} {row['level']} says {row['result']}",
-        )
+        entry = catalog.entries()[row["id"]]
+        own = (check.feature for check in entry.checks if check.level == row["level"])
+        feature = entry.feature or next(own, "")
+        where = f"cases: {_name(row)} {row['level']} says {row['result']}"
         decides = row["level"] != "provisional"
         if row["result"] == "observed" and decides:
             yield f"{where}, but that level has a verdict"
@@ -289,7 +294,3 @@ def _odd_results(basis: Basis) -> Iterator[str]:
             yield f"{where}, but the case is about no feature that could be left unclaimed"
         elif row["result"] == "notSupported" and feature in basis.features:
             yield f"{where}, but {feature} is claimed"
-
-
-def _group(name: str) -> str:
-    return GROUPS[catalog.entries()[name].group]

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from smi_conformance.catalog import FEATURES, GROUPS, PROFILES
+from smi_conformance.catalog import FEATURES, GROUPS, PLAYABLE, PROFILES
 
 
 class TargetError(ValueError):
@@ -163,7 +163,7 @@ def _target(path: Path, raw: Mapping[str, Any]) -> Target:
         if not implementation.get(name):
             raise TargetError(f"{path}: implementation.{name} is missing")
     claims = raw.get("claims") or {}
-    profiles = _names(path, "claims.profiles", claims.get("profiles") or list(PROFILES), PROFILES)
+    profiles = _names(path, "claims.profiles", claims.get("profiles") or list(PLAYABLE), PROFILES)
     features = _names(path, "claims.features", claims.get("features") or [], FEATURES)
     local = raw.get("local") or {}
     settings = raw.get("settings") or {}

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smi_conformance import render
+from smi_conformance.catalog import Claims, Use, pairs
 from smi_conformance.model import Obj, Service, Versions
 from smi_conformance.places import Place, Pool, together
 from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Receipt, Reply, Req
@@ -80,6 +81,7 @@ class Trial:
         self.harness = harness
         self.rules = rules
         self.version, self.versions = version
+        self.claims = Claims()
         self.notes = Notes()
         self.serial = next(_SERIAL)
         self._pool = pool
@@ -449,6 +451,14 @@ class Trial:
     def trust_domain(self) -> str:
         """Return the SPIFFE trust domain of the mesh."""
         return str(self.harness.environment.get("trustDomain", "cluster.local"))
+
+    def serves(self, *groups: str) -> bool:
+        """Tell whether groups are served in the versions that a part of this case writes, the first in the case's own.
+
+        A part of a case that is played without them would be an error.
+        """
+        served = pairs(self.harness.served)
+        return Use(groups, (self.version,)).pairs(self.version, served) <= served
 
     def needs(self, capability: str, *, observed: bool = False) -> bool:
         """Tell whether the harness can do what a part of a case needs; without that part the case has not passed.

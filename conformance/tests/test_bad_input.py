@@ -169,6 +169,17 @@ def test_an_unknown_id_is_refused(place: Place) -> None:
     [
         (("--expect-failures", "nope.yaml"), "nope.yaml"),
         (("--expect-readings", "list.yaml"), "list.yaml: is no mapping"),
+        (("--expect-readings", "typo.yaml"), "typo.yaml: there is no 'TS-2'"),
+        (("--expect-readings", "key.yaml"), "key.yaml: TS-35: unknown 'allzero'; known: allZero, duplicates"),
+        (("--expect-readings", "flat.yaml"), "flat.yaml: TS-35: 'foo' is no mapping"),
+        (("--expect-readings", "bare.yaml"), "bare.yaml: HR-17: wholeValue: True is no text"),
+        (("--expect-failures", "nested.yaml"), "nested.yaml: {'TS-01[v1alpha4]': {'a': 'b'}} is neither a name"),
+        (("--expect-failures", "list.yaml"), "list.yaml: there is no 'TS-01'; a name is an id with a version"),
+        (("--expect-failures", "pattern.yaml"), "pattern.yaml: TS-01[v1alpha4]: '(' is no regular expression"),
+        (("--deadline", "nan"), "nan is no number of seconds above 0"),
+        (("--deadline", "inf"), "inf is no number of seconds above 0"),
+        (("--deadline", "-1"), "-1 is no number of seconds above 0"),
+        (("--deadline", "0"), "0 is no number of seconds above 0"),
         (("--repeat", "0"), "--repeat"),
         (("--parallel", "0"), "--parallel"),
     ],
@@ -176,7 +187,16 @@ def test_an_unknown_id_is_refused(place: Place) -> None:
 def test_a_mistake_in_an_option_is_told_before_anything_is_run(
     place: Place, options: tuple[str, ...], words: str
 ) -> None:
-    (place.folder / "list.yaml").write_text("- TS-01\n")
+    for name, text in {
+        "list.yaml": "- TS-01",
+        "typo.yaml": "TS-2: {allZero: no}",
+        "key.yaml": "TS-35: {allzero: x}",
+        "flat.yaml": "TS-35: foo",
+        "bare.yaml": "HR-17: {wholeValue: yes}",
+        "nested.yaml": '- "TS-01[v1alpha4]": {a: b}',
+        "pattern.yaml": '- "TS-01[v1alpha4]": "("',
+    }.items():
+        (place.folder / name).write_text(text)
     code, said = place.run("-k", "TS-01", "--quick", *options)
     assert code == 2, said
     assert words in said

@@ -76,15 +76,28 @@ def test_a_level_of_versions_that_its_case_has_not_is_refused() -> None:
             catalog._entry("TT-99", {**raw, "must": {"v": span, "at": "TA4 L16"}})
 
 
+def test_a_case_of_several_profiles_says_what_it_writes_for_each() -> None:
+    raw = {"group": "split", "v": "1-4", "profile": ["SPLIT", "ACCESS"], "rule": "A rule.", "must": "TS4 L1"}
+    with pytest.raises(ValueError, match="TS-99: needs `uses`"):
+        catalog._entry("TS-99", raw)
+    entry = catalog._entry("TS-99", {**raw, "uses": ["split", "access+specs 3-4"]})
+    assert [use.groups for use in entry.used("v1alpha2", ["SPLIT", "ACCESS"])] == [("split",)]
+    assert [use.groups for use in entry.used("v1alpha3", ["ACCESS"])] == [("access", "specs")]
+
+
 def test_every_rule_is_a_sentence() -> None:
     for entry in catalog.entries().values():
         assert entry.rule.endswith("."), entry.id
         assert len(entry.rule) > 20, entry.id
 
 
-@pytest.mark.parametrize("row", ["S", "R", "T", "B"])
+DECISIONS = {"S": 24, "R": 11, "T": 17, "B": 5, "U": 1}
+"""The rows of the decisions that the catalogue's `rows` refer to."""
+
+
+@pytest.mark.parametrize("row", DECISIONS)
 def test_every_decision_is_cited_by_a_check(row: str) -> None:
-    last = {"S": 24, "R": 11, "T": 17, "B": 5}[row]
+    last = DECISIONS[row]
     cited = {item for entry in catalog.entries().values() for item in entry.rows}
     assert {f"{row}{number}" for number in range(1, last + 1)} <= cited
 

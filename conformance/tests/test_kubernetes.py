@@ -96,6 +96,8 @@ class Cluster:
 
     async def write(self, request: web.Request) -> web.Response:
         raw = json.loads(await request.text())
+        if request.content_type == "application/merge-patch+json":
+            raw = {**self.objects[request.path], **raw}
         path = request.path + (f"/{raw['metadata']['name']}" if request.method == "POST" else "")
         if request.method == "POST" and path in self.objects:
             return web.json_response({"message": "already exists"}, status=409)
@@ -257,6 +259,9 @@ async def _objects(folder: Path) -> None:
         more = {**split, "spec": {"backends": [{"service": "b", "weight": 1}]}}
         assert (await harness.apply([more]))[0].accepted
         assert await harness.get(good) == more
+        assert (await harness.patch(more, {"spec": good["spec"]})).accepted
+        assert await harness.get(good) == good
+        assert (await harness.patch(more, {"spec": {}})).code == 422
         (event,) = await harness.events(good)
         assert event.message == "involvedObject.kind=TrafficSplit,involvedObject.name=s"
         await harness.delete([good, good])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from smi_conformance import catalog, report, tally
+from smi_conformance.catalog import Claims
 from smi_conformance.cli import _verdict, main
 from smi_conformance.explain import VERSIONS, Recorder
 from smi_conformance.local import run_hook
@@ -63,7 +65,7 @@ def ran(
 def with_the_rest(target: Target, *results: tuple[str, str, str]) -> tuple[tuple[str, str, str], ...]:
     """Let all other cases of what the target claims pass: of a part there is no success."""
     told = {result[:2] for result in results}
-    every = [(item.entry.id, item.version) for item in instances() if set(target.profiles) & set(item.entry.profiles)]
+    every = [(item.entry.id, item.version) for item in instances() if item.entry.among(target.profiles)]
     return (*results, *((*name, "passed") for name in every if name not in told))
 
 
@@ -157,31 +159,65 @@ def test_what_a_version_leaves_open_counts_as_nothing_there_and_as_a_must_where_
 
 def test_a_failure_under_a_version_that_leaves_it_open_is_an_observation() -> None:
     entry = catalog.entries()["TT-17"]
-    (old,) = verdicts(entry.checks_of("v1alpha2"), Notes(failures={"provisional": "it opened"}))
-    (new,) = verdicts(entry.checks_of("v1alpha3"), Notes(failures={"must": "it opened"}))
+    (old,) = verdicts(entry.checks_of("v1alpha2"), Notes(failures={"provisional": "it opened"}), Claims())
+    (new,) = verdicts(entry.checks_of("v1alpha3"), Notes(failures={"must": "it opened"}), Claims())
     assert [(old.level, old.result), (new.level, new.result)] == [("provisional", "observed"), ("must", "failed")]
 
 
+def test_a_level_that_is_about_a_feature_has_a_verdict_only_where_that_is_claimed() -> None:
+    checks = catalog.entries()["API-04"].checks
+    notes = Notes(failures={"extended": "2 to 1 is [1, 500] under v1alpha2"})
+    for features, result in ((frozenset(), "notSupported"), (frozenset({"ApiConversion"}), "failed")):
+        must, extended = verdicts(checks, notes, Claims(features=features))
+        assert [(must.level, must.result), (extended.level, extended.result)] == [
+            ("must", "passed"),
+            ("extended", result),
+        ]
+
+
+def test_a_case_of_which_a_feature_is_not_claimed_is_told_by_the_rest(target: Target) -> None:
+    instance = Instance(catalog.entries()["API-04"], "v1alpha1")
+    outcome = Outcome(instance, verdicts(instance.checks, Notes(), Claims()))
+    assert outcome.worst == "passed"
+    run = ran(target)
+    run.outcomes[instance.id] = outcome
+    found = report.build(run)
+    assert [profile["name"] for profile in found["profiles"]] == ["SPLIT"]
+    assert not [line for line in tally.differences(found) if "API-04" in line]
+    found["claims"]["features"].append("ApiConversion")
+    assert any("API-04[v1alpha1] extended says notSupported" in line for line in tally.differences(found))
+
+
 def test_a_version_that_is_not_served_fails_only_where_it_was_claimed(target: Target) -> None:
-    claimed = made(target, ("TS-02", "v1alpha2", "notServed"))
-    other = made(target, *with_the_rest(target, ("TS-02", "v1alpha3", "notServed")))
+    claimed = made(target, ("TS-02", "v1alpha2", "notServed"), served=("v1alpha3", "v1alpha4"))
+    other = made(target, *with_the_rest(target, ("TS-02", "v1alpha3", "notServed")), served=("v1alpha2", "v1alpha4"))
     assert levels(claimed)[0] == "failure"
     assert levels(other)[0] == "success"
 
 
 def test_a_claimed_version_that_is_not_served_fails_the_run(target: Target) -> None:
     options = {"expect_failures": None, "expect_readings": None}
-    assert _verdict(made(target, ("TS-02", "v1alpha2", "notServed")), options) == 1
-    assert _verdict(made(target, ("TS-02", "v1alpha3", "notServed")), options) == 0
+    for version, code in (("v1alpha2", 1), ("v1alpha3", 0)):
+        assert _verdict(made(target, ("TS-02", version, "notServed"), served=("v1alpha4",)), options) == code
 
 
 def test_a_known_failure_that_passes_is_told_and_fails_the_run(
     target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = {"expect_failures": ["TS-02[v1alpha4]", "TS-05[v1alpha4]"], "expect_readings": None}
+    names = ("TS-02[v1alpha4]", "TS-05[v1alpha4]")
+    known = {"expect_failures": dict.fromkeys(names, re.compile("")), "expect_readings": None}
     assert _verdict(made(target, ("TS-02", "v1alpha4", "failed")), known) == 0
     assert _verdict(made(target, ("TS-02", "v1alpha4", "passed")), known) == 1
     assert "passes now, to be taken off the list: TS-02[v1alpha4]" in capsys.readouterr().out
+
+
+def test_a_known_failure_that_fails_otherwise_is_a_new_one(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    found = made(target, ("TS-02", "v1alpha4", "failed"))
+    found["cases"][0]["reason"] = "requests reach v1: not within 5 s"
+    for pattern, code in (("^requests reach v1: ", 0), ("^requests reach v2: ", 1)):
+        known = {"expect_failures": {"TS-02[v1alpha4]": re.compile(pattern)}, "expect_readings": None}
+        assert _verdict(found, known) == code
+    assert "not as it is known to (^requests reach v2: ): TS-02[v1alpha4]: requests" in capsys.readouterr().out
 
 
 def test_the_committed_report_is_valid_and_of_this_catalogue() -> None:
@@ -220,7 +256,7 @@ def test_a_version_that_nobody_claimed_does_not_keep_a_feature_from_being_verifi
 
 
 def test_only_a_whole_profile_is_submittable_and_a_selection_is_recorded(target: Target) -> None:
-    everything = [(item.entry.id, item.version, "passed") for item in instances() if "SPLIT" in item.entry.profiles]
+    everything = [(item.entry.id, item.version, "passed") for item in instances() if item.entry.among(["SPLIT"])]
     whole, part = (ran(target, *found, rules=Rules()) for found in (everything, everything[:-1]))
     part.selection = {"cases": ["TS-01"]}
     one, two = report.build(whole), report.build(part)
@@ -246,10 +282,10 @@ def test_of_two_runs_the_worse_verdict_counts(target: Target) -> None:
 
 def test_a_case_of_which_a_part_could_not_be_played_has_not_passed() -> None:
     checks = catalog.entries()["TT-22"].checks
-    found = {verdict.level: verdict for verdict in verdicts(checks, Notes(lacking={"api", "events"}))}
+    found = {verdict.level: verdict for verdict in verdicts(checks, Notes(lacking={"api", "events"}), Claims())}
     assert (found["must"].result, found["provisional"].result) == ("skipped", "observed")
     assert found["must"].reason == "in part, as the harness lacks: api, events"
-    (failed, _) = verdicts(checks, Notes(failures={"must": "no"}, lacking={"api"}))
+    (failed, _) = verdicts(checks, Notes(failures={"must": "no"}, lacking={"api"}), Claims())
     assert failed.result == "failed"
 
 
@@ -291,6 +327,14 @@ def test_page_is_one_file_with_every_case(target: Target) -> None:
     assert "<script" not in text
     assert "<link" not in text
     assert "<img" not in text
+
+
+def test_without_claims_every_profile_is_claimed_whose_cases_exist(tmp_path: Path) -> None:
+    path = tmp_path / "target.yaml"
+    path.write_text("\n".join(line for line in TARGET.splitlines() if not line.startswith("claims")))
+    found = load(path).profiles
+    assert set(catalog.PROFILES) - set(found) == {"METRICS"}
+    assert found == tuple(name for name in catalog.PROFILES if any(item.entry.among([name]) for item in instances()))
 
 
 def test_an_unknown_field_of_a_target_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ __all__ = ["target"]
 @pytest.fixture
 def whole(target: Target) -> report.Report:
     """Return a report of a run of the whole profile in which one case failed."""
-    cases = [item for item in instances() if "SPLIT" in item.entry.profiles]
+    cases = [item for item in instances() if item.entry.among(["SPLIT"])]
     results = [
         (item.entry.id, item.version, "failed" if item.id == "TS-05[v1alpha4]" else _result(item, target))
         for item in cases
@@ -142,7 +142,7 @@ def test_whatever_is_changed_by_hand_is_told(edit: str, whole: report.Report) ->
 def test_a_claimed_profile_that_is_left_out_as_a_whole_is_told(target: Target) -> None:
     """CONSUMER has no case in its core: complete, it is fine as it is."""
     both = replace(target, profiles=("SPLIT", "CONSUMER"), features=target.features | {"ConsumerArgo"})
-    cases = [item for item in instances() if set(both.profiles) & set(item.entry.profiles)]
+    cases = [item for item in instances() if item.entry.among(both.profiles)]
     found = report.build(
         ran(both, *((item.entry.id, item.version, _result(item, both)) for item in cases), rules=Rules())
     )

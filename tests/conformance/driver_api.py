@@ -93,6 +93,11 @@ class Api:
             raise RuntimeError(f"the API answered {code}: {body.get('message', body)}")
         return body if code == 200 else None
 
+    async def patch(self, raw: Raw, kind: Kind, change: Raw) -> Raw:
+        """Change an object by a merge patch; return code and message."""
+        code, body = await self._call("PATCH", self._path(raw, kind), change)
+        return {"code": code, "message": "" if code < 300 else str(body.get("message", body))}
+
     async def served(self) -> Mapping[str, set[str]]:
         """Return the versions of SMI's groups that its discovery lists, as far as there is a list of resources."""
         found: dict[str, set[str]] = {}
@@ -116,7 +121,11 @@ class Api:
         return f"{root}{place}/{kind.plural}/{metadata['name']}"
 
     async def _call(self, method: str, path: str, body: Raw | None = None, **query: str) -> tuple[int, Raw]:
-        async with self._session.request(method, f"{self._url}{path}", json=body, params=query) as answer:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        data, headers = json.dumps(body) if body is not None else None, {"Content-Type": kind}
+        async with self._session.request(
+            method, f"{self._url}{path}", data=data, headers=headers, params=query
+        ) as answer:
             found: Raw = await answer.json(content_type=None)
             return answer.status, found
 
@@ -174,6 +183,14 @@ class ApiDriver(Driver):
         if kind is None:
             return await super().do_get(request)
         return {"object": await self._api.get(raw, kind, request.get("version", ""))}
+
+    async def do_patch(self, request: Mapping[str, Any]) -> Raw:
+        """Change an object by a merge patch."""
+        raw = request["object"]
+        kind = kind_of(raw)
+        if kind is None:
+            raise RuntimeError(f"{raw['kind']} is a file here, which nobody patches")
+        return await self._api.patch(raw, kind, request["patch"])
 
     async def do_hook(self, request: Mapping[str, Any]) -> Raw:
         """After a broken watch, what is written next is written by an editor: the API would tell of its own writes."""

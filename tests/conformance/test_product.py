@@ -69,9 +69,9 @@ def _with_driver(folder: Path, *driver: str) -> str:
 def test_canary_controllers_find_what_they_wrote_at_every_version(tmp_path: Path) -> None:
     report = conformance(tmp_path / "report.yaml", "--quick", "-k", "API-04,CC-01,CC-02,CC-03")
     assert {row["result"] for row in report["cases"]} == {"passed"}
-    assert len(report["cases"]) == 8
+    assert len(report["cases"]) == 9, "API-04 has two levels"
     (consumer,) = [profile for profile in report["profiles"] if profile["name"] == "CONSUMER"]
-    assert consumer["verifiedFeatures"] == ["ConsumerArgo", "ConsumerFlagger"]
+    assert consumer["verifiedFeatures"] == ["ApiConversion", "ConsumerArgo", "ConsumerFlagger"]
 
 
 _LACKS = """
@@ -98,6 +98,40 @@ def test_what_is_served_is_what_the_api_says_and_not_what_there_are_schemas_for(
     assert environment["objects"] == "the mesh's Kubernetes API"
 
 
+_SPLITS_ALONE = """
+from smi_adapter.embedded_api import discovery
+from tests.conformance import driver_api
+resources = discovery.resources
+discovery.resources = lambda group, wanted: None if group[:6] in {"access", "specs."} else resources(group, wanted)
+class Splits(driver_api.ApiDriver):
+    async def do_apply(self, request):
+        strange = {raw["apiVersion"] for raw in request["objects"]} & driver_api.STRANGE
+        if strange:
+            raise RuntimeError(f"404 {strange}")
+        return await super().do_apply(request)
+driver_api.STRANGE = {f"{group}.smi-spec.io/v1alpha{number}" for group in ("access", "specs") for number in range(5)}
+driver_api.main(Splits)
+"""
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_a_mesh_of_splits_alone_is_asked_for_nothing_else(tmp_path: Path) -> None:
+    """Any write of another group is trouble, as it is where a cluster lacks the CRDs."""
+    path = Path(_with_driver(tmp_path, "-c", _SPLITS_ALONE))
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    versions = {"split.smi-spec.io": raw["claims"]["versions"]["split.smi-spec.io"]}
+    raw["claims"] = {"profiles": ["SPLIT"], "features": ["ApiMultiVersion"], "versions": versions}
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    ids = "API-01,API-02,API-03,API-08,CV-08,XR-01"
+    report = conformance(
+        tmp_path / "report.yaml", "--quick", "-k", ids, "--versions", "v1alpha4,v1alpha2", target=str(path)
+    )
+    assert {row["id"] for row in report["cases"]} == set(ids.split(",")) - {"XR-01"}
+    assert {row["result"] for row in report["cases"]} == {"passed", "observed"}
+    assert list(report["environment"]["servedVersions"]) == ["split.smi-spec.io"]
+
+
 _SORTS = """
 from tests.conformance import driver_api
 class Sorting(driver_api.Api):
@@ -120,6 +154,42 @@ def test_an_api_that_changes_an_object_fails_a_case_though_its_traffic_is_right(
     (row,) = report["cases"]
     assert row["result"] == "failed"
     assert row["reason"].startswith("the object was changed")
+
+
+_TURNS = """
+from tests.conformance import driver_api
+class Turning(driver_api.Api):
+    async def get(self, raw, kind, version=""):
+        found = await super().get(raw, kind, version)
+        if version and "backends" in (found or {}).get("spec", {}):
+            found["spec"]["backends"].reverse()
+        return found
+driver_api.Api = Turning
+driver_api.main(driver_api.ApiDriver)
+"""
+_DISOWNS = """
+from tests.conformance import driver_api
+class Disowning(driver_api.Api):
+    async def patch(self, raw, kind, change):
+        return await super().patch(raw, kind, {**change, "metadata": {"ownerReferences": None}})
+driver_api.Api = Disowning
+driver_api.main(driver_api.ApiDriver)
+"""
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "driver", "words"),
+    [("API-03", _TURNS, "written there it would be"), ("CC-03", _DISOWNS, "the owner was lost")],
+)
+def test_an_api_that_is_wrong_under_another_version_or_after_a_patch_fails(
+    tmp_path: Path, name: str, driver: str, words: str
+) -> None:
+    target = _with_driver(tmp_path, "-c", driver)
+    report = conformance(tmp_path / "report.yaml", "--quick", "-k", name, "--versions", "v1alpha3", target=target)
+    (row,) = report["cases"]
+    assert (row["result"], words in row["reason"]) == ("failed", True), row
 
 
 @pytest.mark.live
