@@ -355,7 +355,8 @@ class KubernetesHarness:
         selector = f"involvedObject.kind={manifest['kind']},involvedObject.name={metadata['name']}"
         path = f"/api/v1/namespaces/{metadata['namespace']}/events"
         _, listed = await self._must("GET", path, fieldSelector=selector)
-        return [Event(str(item.get("reason", "")), str(item.get("message", ""))) for item in listed["items"]]
+        told = ("reason", "message", "type")
+        return [Event(*(str(item.get(key) or "") for key in told)) for item in listed["items"]]
 
     # ------------------------------------------------------------------------------------------------------ traffic
 

@@ -159,6 +159,8 @@ class Event:
 
     reason: str
     message: str
+    type: str = ""
+    """Normal or Warning, if the harness tells."""
 
 
 class Harness(Protocol):
