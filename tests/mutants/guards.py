@@ -186,7 +186,7 @@ _ACCESS = (
     ),
     Mutant(
         "empty-sources-are-all",
-        {"TT-17": let_in("alice|bob", r"/(mark\d+)?")},
+        {"TT-17": let_in("alice|bob")},
         ("TT-02", "TT-03"),
         raw=objects.of_target(objects.empty_sources_are_all),
     ),
