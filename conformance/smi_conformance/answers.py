@@ -8,6 +8,7 @@ from typing import Any
 from smi_conformance.protocol import HarnessError
 
 _Test = Callable[[Any], bool]
+_TYPES = ("", "Normal", "Warning")
 
 
 def _texts(value: Any) -> bool:
@@ -32,6 +33,10 @@ def _addresses(value: Any) -> bool:
     )
 
 
+def _events(value: Any) -> bool:
+    return _objects("reason", "message")(value) and all(item.get("type", "") in _TYPES for item in value)
+
+
 def _served(value: Any) -> bool:
     return isinstance(value, dict) and all(_texts(versions) for versions in value.values())
 
@@ -46,7 +51,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[_Test, str]]] = {
     "get": {"object": (lambda value: value is None or isinstance(value, dict), "an object or null")},
     "deploy": {"pods": (_objects("name", "address"), "a list of name and address")},
     "address": {"addresses": (_addresses, "a list of [host, port]")},
-    "events": {"events": (_objects("reason", "message"), "a list of reason and message")},
+    "events": {"events": (_events, "a list of reason and message, with or without a type: Normal or Warning")},
 }
 _OPTIONAL = frozenset({("hello", "environment"), ("get", "object")})
 

@@ -166,6 +166,14 @@ class Narrator(Trial):
         self._tell(f"shares of {n or self.rules.samples} requests, within exact windows: {text}")
         return {}
 
+    async def comes_near(self, client: App, req: Req, shares: Mapping[str, float]) -> None:
+        """Say nothing: what is checked follows."""
+        del client, req, shares
+
+    async def alive(self, client: App, control: tuple[App, Req]) -> None:
+        """Say nothing: it is part of every denial."""
+        del client, control
+
     async def pause(self, seconds: float) -> None:
         """Go on at once."""
         del seconds

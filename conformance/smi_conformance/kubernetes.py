@@ -167,13 +167,14 @@ class KubernetesHarness:
     async def _call(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
         """Call the API server; trouble with the server itself is an error, a refusal is an answer."""
         # A patch with a field manager is an apply, any other one a merge patch.
-        kind = "json" if method != "PATCH" else "apply-patch+yaml" if "fieldManager" in query else "merge-patch+json"
+        form = "json" if method != "PATCH" else "apply-patch+yaml" if "fieldManager" in query else "merge-patch+json"
+        kind = {"content-type": f"application/{form}"}
         data = json.dumps(body) if body is not None else None
         status, text, who = 401, "", await self._access.headers()
         try:
             for _ in range(2):  # once more, if the credential has ended and there is another
                 async with self._session.request(
-                    method, f"{self._server}{path}", data=data, headers={"content-type": f"application/{kind}"} | who, params=query, ssl=self._tls
+                    method, f"{self._server}{path}", data=data, headers=kind | who, params=query, ssl=self._tls
                 ) as answer:
                     text = await answer.text()
                     status = int(answer.status)
@@ -405,7 +406,8 @@ class KubernetesHarness:
         selector = f"involvedObject.kind={manifest['kind']},involvedObject.name={metadata['name']}"
         path = f"/api/v1/namespaces/{metadata['namespace']}/events"
         _, listed = await self._must("GET", path, fieldSelector=selector)
-        return [Event(str(item.get("reason", "")), str(item.get("message", ""))) for item in listed["items"]]
+        told = ("reason", "message", "type")
+        return [Event(*(str(item.get(key) or "") for key in told)) for item in listed["items"]]
 
     # ------------------------------------------------------------------------------------------------------ traffic
 

@@ -22,6 +22,7 @@ PORTS = (
     Port(9002, "tcp-first"),
     Port(9003, "udp"),
     Port(9004, "udp"),
+    Port(9005, "udp"),
 )
 HTTP = (ServicePort(8080),)
 
@@ -84,10 +85,10 @@ class Shop:
         return Split(self.trial.name(name), self.ns, self.names.get(root, root), backends, matches)
 
     async def settle(self) -> None:
-        """Wait until what was applied before has surely arrived, though old and new answers may look the same.
+        """Wait until what was applied before has probably arrived, where nothing may show that it has: for readings.
 
-        A second split, written afterwards, moves all its traffic from one workload to the other; once that is seen,
-        so is the rest. Of changed weights nothing else can tell before from after.
+        A second split, written afterwards, moves all its traffic from one workload to the other. Nobody promises that
+        objects take effect in the order in which they are written, so no verdict may hang on it.
         """
         self.flips.append(len(self.flips))
         root, app = self.trial.name("mark"), ("v1", "v2")[len(self.flips) % 2]
@@ -136,10 +137,11 @@ class House:
         return self.place.namespace
 
     async def settle(self, name: str) -> None:
-        """Wait until what was applied before has surely arrived, though it must not open anything.
+        """Wait until what was applied before has probably arrived, though it may open nothing: for readings.
 
         A second target, written afterwards, opens a path of the same server that nobody uses to a client that is closed
-        out of it; once that is seen, so is the rest. A denial alone can't tell what opens nothing from what comes late.
+        out of it. Nobody promises that objects take effect in the order in which they are written, so a verdict needs a
+        change of the same object that shows: what opens something first, and is edited then.
         """
         self.marks.append(len(self.marks))
         mark = f"mark{len(self.marks)}"

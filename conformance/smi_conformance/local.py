@@ -284,7 +284,7 @@ class LocalHarness:
     async def events(self, manifest: Manifest) -> list[Event]:
         """Return what was said about an object."""
         answer = await self._ask("events", object=manifest)
-        return [Event(str(item["reason"]), str(item["message"])) for item in answer["events"]]
+        return [Event(str(item["reason"]), str(item["message"]), item.get("type", "")) for item in answer["events"]]
 
     async def address(self, client: App, service: str, port: int) -> tuple[str, int]:
         """Ask the driver."""

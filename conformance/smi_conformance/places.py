@@ -43,6 +43,8 @@ class Place:
     enforced: bool
     standing: dict[Service, Manifest] = field(default_factory=dict, compare=False)
     """The Services that stay, by what they are but for the name."""
+    alive: set[str] = field(default_factory=set, compare=False)
+    """The clients that were seen to reach somebody."""
 
     def __getitem__(self, name: str) -> App:
         return self.apps[name]

@@ -164,6 +164,8 @@ class Event:
 
     reason: str
     message: str
+    type: str = ""
+    """Normal or Warning, if the harness tells."""
 
 
 class Harness(Protocol):

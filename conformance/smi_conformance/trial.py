@@ -4,7 +4,8 @@ The rules of asserting are here and nowhere else. *Convergence* is k good answer
 seen and all checks inside of the loop (`eventually`), and then a fixed sample that is all good (`reaches`, `allowed`).
 *Weights* are one sample against exact windows (`shares`). A
 *denial* stands between two positive controls and is proved by the servers' ledgers, which have to know the second
-control and what each server wrote last (`denied`, `received`). Nothing is retried: what
+control and what each server wrote last (`denied`, `received`); and the client who is denied is alive (`alive`). Nothing
+is retried: what
 fails here has failed. A provisional check can't fail; what was seen becomes a reading.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 
 from smi_conformance import render
 from smi_conformance.catalog import Claims, Use, pairs
-from smi_conformance.model import Obj, Service, Versions
+from smi_conformance.model import Match, Obj, Routes, Rule, Service, Subject, Target, Versions
 from smi_conformance.places import Place, Pool, together
 from smi_conformance.protocol import ApiResult, App, Batch, Event, Harness, HarnessError, Pod, Receipt, Reply, Req
 from smi_conformance.render import Manifest
@@ -56,6 +57,12 @@ LEDGER = 10.0
 
 ROOM = 5.0
 """Seconds, besides the quiet time, that good answers which began before the deadline may take to be enough."""
+
+NEAR = 200
+"""So many requests tell a ratio from the one before it, if nothing else does."""
+
+REFUSED = frozenset({401, 403})
+"""What only somebody who knows the rules answers: a proxy that is dead or has no configuration says something else."""
 
 QUICK = Rules(samples=500, quiet=0.3, denial_seconds=0.6, fixed=25, quick=True)
 
@@ -107,6 +114,7 @@ class Trial:
         """Start one more workload in a place, for this case alone (or change its replicas)."""
         here = replace(app, namespace=place.namespace)
         self._extra = [other for other in self._extra if other.key != here.key] + [here]  # also if it does not start
+        place.alive.discard(here.key)
         return here, await self.harness.deploy(here)
 
     async def pods(self, app: App) -> tuple[Pod, ...]:
@@ -201,7 +209,7 @@ class Trial:
     async def eventually(  # noqa: PLR0913
         self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
     ) -> list[Reply]:
-        """Wait until k answers in a row are good and every workload in `see` has answered; return them.
+        """Wait until k answers in a row are good and every workload (or pod) in `see` has answered; return them.
 
         The first of them has to be sent before the deadline: what begins later is late, however soon it is seen.
         """
@@ -220,7 +228,7 @@ class Trial:
             if bad is None:
                 began = began if streak else sent
                 streak += replies
-                missing = set(see) - {reply.app for reply in streak}
+                missing = set(see) - {str(reply.backend.get(key)) for reply in streak for key in ("app", "pod")}
                 if len(streak) >= k and not missing and time.monotonic() - began >= quiet:
                     self.notes.converged.append(began - self._t0)
                     return streak
@@ -288,6 +296,22 @@ class Trial:
         await self._seen_at_all(client, req, wanted - counts.keys(), full - n)
         return dict(counts)
 
+    async def comes_near(self, client: App, req: Req, shares: Mapping[str, float]) -> None:
+        """Wait until shares are nearly these, where the same workloads answer before a change and after it.
+
+        What was there before has to be further off than this can be; the exact sample, which counts, is taken then.
+        """
+        near = windows(NEAR, shares, alpha=1e-3, slack=0.05)
+        end = time.monotonic() + self.rules.deadline
+        while True:
+            late = time.monotonic() > end
+            counts = await self.sample(client, req, NEAR)
+            if all(counts[name] in room for name, room in near.items()):
+                return
+            if late:
+                text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+                raise Failure(f"{text}: not even nearly within {self.rules.deadline:g} s, but {dict(counts)}")
+
     async def _seen_at_all(self, client: App, req: Req, missing: set[str], most: int) -> None:
         """Go on until the rarest backends have answered too: a quick sample is too small to tell rare from never."""
         while missing and most > 0:
@@ -333,13 +357,57 @@ class Trial:
 
         A few bad answers are enough only for a caller that goes on to prove it, or to begin with.
         """
-        await self.eventually(client, req, lambda reply: not reply.ok, f"{_say(client, req)} {what}", k=k)
+        last = ""
+
+        def shut(reply: Reply) -> bool:
+            nonlocal last
+            last = reply.outcome
+            return not reply.ok and last != "dns"
+
+        try:
+            await self.eventually(client, req, shut, f"{_say(client, req)} {what}", k=k)
+        except Failure:
+            if last == "dns":
+                raise HarnessError(_unfound(client, req)) from None
+            raise
 
     async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
         """Prove a denial: control, then requests that no server receives, then control again."""
         await self.allowed(*control, k=3, what=f"the control ({_say(*control)}) works")
+        await self.alive(client, control)
         await self.closed(client, req, k=5)
-        return await self.not_received(client, req, control)
+        replies = await self.not_received(client, req, control)
+        if any(reply.outcome == "dns" for reply in replies):
+            raise HarnessError(_unfound(client, req))
+        return replies
+
+    async def alive(self, client: App, control: tuple[App, Req]) -> None:
+        """See, once in a place, that a client can reach somebody: one that can't would prove any denial of it.
+
+        It is answered, or refused by somebody who knows the rules, where the control gets in. Else it is let in there,
+        at a path that nobody uses, for a moment. A client outside of the mesh, which has no identity, can't be.
+        """
+        known = next((place.alive for place in self._places if place.namespace == client.namespace), set())
+        if client.key in known or not client.meshed:
+            return
+        reply = (await self.send(client, Req(control[1].service), Batch(n=1)))[0]
+        if not reply.ok and reply.status not in REFUSED:
+            await self._let_in(client, control)
+        known.add(client.key)
+
+    async def _let_in(self, client: App, control: tuple[App, Req]) -> None:
+        """Open a path of the control's server to a client, see it answered there, and close it."""
+        server = (await self.send(*control, Batch(n=1)))[0].backend
+        name, namespace = self.name(f"alive-{client.name}"), str(server.get("ns", ""))
+        routes = Routes(name, namespace, (Match("alive", f"/{name}$", ("*",)),))
+        source, destination = Subject(client.account, client.namespace), Subject(str(server.get("sa", "")))
+        target = Target(name, namespace, destination, (source,), (Rule(name),))
+        await self.apply(routes, target)
+        try:
+            await self.allowed(client, Req(control[1].service, path=f"/{name}"), k=1)
+        except Failure as failure:
+            raise HarnessError(f"a client that can reach nobody proves no denial of it: {failure}") from None
+        await self.delete(target, routes)
 
     async def not_received(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
         """Prove that requests arrive nowhere, whatever the client is told."""
@@ -405,18 +473,24 @@ class Trial:
     # ------------------------------------------------------------------------------------------------ other verdicts
 
     async def said(self, obj: Obj | Manifest, *words: str) -> Event:
-        """Wait until something that holds all these words was said about an object."""
+        """Wait until something that holds all these words was said about an object.
+
+        Without words it has to be a warning, if the harness tells: that all is well is said of any object.
+        """
         manifest = self.manifest(obj)
         end = time.monotonic() + min(self.rules.deadline, 10.0)
         events: list[Event] = []
         while time.monotonic() < end:
             events = await self.harness.events(manifest)
             for event in events:
-                if all(word in f"{event.reason} {event.message}" for word in words):
+                if not words and event.type in {"", "Warning"}:
+                    return event
+                if words and all(word in f"{event.reason} {event.message}" for word in words):
                     return event
             await asyncio.sleep(0.05)
         told = "; ".join(f"{event.reason}: {event.message}" for event in events) or "nothing"
-        raise Failure(f"nothing about {manifest['kind']} {manifest['metadata']['name']} names {words}; said: {told}")
+        wanted = f"names {' and '.join(words)}" if words else "is a warning"
+        raise Failure(f"nothing about {manifest['kind']} {manifest['metadata']['name']} {wanted}; said: {told}")
 
     def reading(self, key: str, value: str) -> None:
         """Write down what was observed where the specification is silent; of several checks, each that differs."""
@@ -433,14 +507,6 @@ class Trial:
             yield
         except Failure as failure:
             self.reading(key, f"otherwise: {failure}")
-
-    @contextlib.asynccontextmanager
-    async def level(self, level: str) -> AsyncIterator[None]:
-        """Run a check of another level than the case's first; its failure counts there."""
-        try:
-            yield
-        except Failure as failure:
-            self.notes.failures[level] = str(failure)
 
     def check(self, fact: bool, message: str) -> None:  # noqa: FBT001
         """Fail unless a fact holds."""
@@ -477,6 +543,10 @@ def _key(manifest: Manifest) -> tuple[str, str, str]:
 
 def _seen(reply: Reply) -> str:
     return str(reply.status) if reply.status else reply.outcome
+
+
+def _unfound(client: App, req: Req) -> str:
+    return f"{_say(client, req)} finds no address for it: a client that can reach nobody proves no denial"
 
 
 def _say(client: App, req: Req) -> str:

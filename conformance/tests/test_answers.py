@@ -41,6 +41,7 @@ def test_an_answer_of_the_protocol_is_taken(op: str) -> None:
         ("address", {"addresses": "yes"}, "strange addresses"),
         ("address", {"addresses": [["127.0.0.1"]]}, "strange addresses"),
         ("events", {"events": [{"reason": "a"}]}, "strange events"),
+        ("events", {"events": [{"reason": "a", "message": "b", "type": "Bad"}]}, "strange events"),
     ],
 )
 def test_an_answer_of_another_shape_is_trouble_with_the_driver(op: str, answer: dict[str, Any], words: str) -> None:
@@ -50,3 +51,8 @@ def test_an_answer_of_another_shape_is_trouble_with_the_driver(op: str, answer: 
 
 def test_a_refusal_is_an_answer_and_no_trouble() -> None:
     checked("apply", {"results": [{"code": 422, "message": "spec.service is required"}]}, 1)
+
+
+def test_an_event_may_have_a_type_that_kubernetes_knows() -> None:
+    for kind in ("Normal", "Warning"):
+        checked("events", {"events": [{"reason": "a", "message": "b", "type": kind}]})

@@ -14,10 +14,11 @@ import pytest
 from smi_conformance import trial as trials
 from smi_conformance.explain import Recorder
 from smi_conformance.layouts import House, house
-from smi_conformance.model import versions_for
+from smi_conformance.model import Split, versions_for
 from smi_conformance.places import Pool
-from smi_conformance.protocol import App, Batch, HarnessError, Port, Receipt, Reply, Req
+from smi_conformance.protocol import App, Batch, Event, HarnessError, Port, Receipt, Reply, Req
 from smi_conformance.registry import cases
+from smi_conformance.render import Manifest
 from smi_conformance.trial import Failure, Rules, Trial
 
 ALICE, BOB = App("alice"), App("bob")
@@ -42,7 +43,7 @@ class Mesh(Recorder):
         for number in range(batch.n):
             name, self.count = f"{token}-{number}", self.count + 1
             fine = self._answer(client, self.count)
-            backend = {"app": "api", "ns": client.namespace, "pod": "api-6c5b9f7d8c-x2x4k"} if fine else {}
+            backend = {"app": "api", "ns": client.namespace, "pod": "api-6c5b9f7d8c-x2x4k", "sa": "api"} if fine else {}
             replies.append(Reply("ok", 200, name, backend=backend) if fine else Reply("http_error", 403, name))
             if not self._mute and (fine or self._leaks):
                 self._ledger.append(Receipt("api", "api-6c5b9f7d8c-x2x4k", name, 8080, "http"))
@@ -85,6 +86,60 @@ def test_a_mute_ledger_proves_no_denial(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_request_that_arrives_and_is_answered_with_403_was_not_denied() -> None:
     with pytest.raises(Failure, match="5 of 5 arrived at api-6c5b9f7d8c-x2x4k"):
         play(Mesh(only_alice, leaks=True), denial)
+
+
+class Closing(Mesh):
+    """Denies by closing the connection; lets in whom a target names that was written, unless that one is `dead`."""
+
+    def __init__(self, outcome: str = "reset", *, dead: str = "") -> None:
+        super().__init__(only_alice)
+        self._outcome, self._dead = outcome, dead
+        self.asked: list[tuple[str, str]] = []
+
+    async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+        self.asked.append((client.name, req.path))
+        rights = {item["spec"]["sources"][0]["name"] for item in self.manifests if item["kind"] == "TrafficTarget"}
+        fine = client.name == "alice" or ("alive" in req.path and client.account in rights)
+        self._answer = lambda _, __: fine and client.name != self._dead
+        replies = await super().send(client, req, batch, token)
+        return [replace(reply, status=200 if reply.ok else 0, outcome="ok" if reply.ok else self._outcome)
+                for reply in replies]  # fmt: skip
+
+
+def test_a_client_that_is_denied_has_to_reach_somebody_once_in_a_place() -> None:
+    bob = App("bob", account="bob")
+
+    async def story(t: Trial, req: Req) -> None:
+        client = replace(bob, namespace=req.service.partition("/")[0])
+        await t.denied(client, req, (ALICE, req))
+        first = len(mesh.manifests)
+        assert [item["kind"] for item in mesh.manifests] == ["HTTPRouteGroup", "TrafficTarget"]
+        await t.denied(client, req, (ALICE, req))
+        assert len(mesh.manifests) == first
+
+    mesh = Closing()
+    play(mesh, story)
+
+
+def test_who_is_refused_in_words_is_alive_and_needs_not_be_let_in() -> None:
+    mesh = Mesh(only_alice)
+    play(mesh, denial)
+    assert mesh.manifests == []
+
+
+def test_a_client_that_gets_in_nowhere_proves_no_denial() -> None:
+    with pytest.raises(HarnessError, match="a client that can reach nobody proves no denial of it"):
+        play(Closing(dead="bob"), denial)
+
+
+def test_a_client_that_finds_no_address_proves_no_denial() -> None:
+    async def story(t: Trial, req: Req) -> None:
+        await t.closed(BOB, req)
+
+    with pytest.raises(HarnessError, match="bob finds no address for it"):
+        play(Closing("dns"), story)
+    with pytest.raises(HarnessError, match="bob finds no address for it"):
+        play(Closing("dns"), denial)
 
 
 def test_a_ledger_that_lost_what_came_before_a_case_proves_what_comes_in_it() -> None:
@@ -378,6 +433,92 @@ def test_a_reading_of_several_checks_holds_whatever_was_seen() -> None:
         assert t.notes.readings == {"fqdn": "accepted; otherwise: not reached"}
 
     play(Mesh(only_alice), story)
+
+
+class Telling(Mesh):
+    """Has something to say about every object."""
+
+    def __init__(self, *events: Event) -> None:
+        super().__init__(only_alice)
+        self._events = list(events)
+
+    async def events(self, manifest: Manifest) -> list[Event]:
+        del manifest
+        return self._events
+
+
+SYNCED = Event("Synced", "the split is in sync", "Normal")
+
+
+@pytest.mark.parametrize(
+    ("events", "words", "said"),
+    [
+        ((SYNCED,), (), False),
+        ((SYNCED, Event("Bad", "no", "Warning")), (), True),
+        ((Event("SMI0104", "no weight is above zero"),), (), True),
+        ((SYNCED,), ("weight",), False),
+        ((Event("SMI0104", "no weight is above zero"),), ("weight",), True),
+        ((Event("SMI0104", "no weight is above zero"),), ("weight", "v1"), False),
+    ],
+)
+def test_that_all_is_well_is_no_warning(events: tuple[Event, ...], words: tuple[str, ...], *, said: bool) -> None:
+    async def story(t: Trial, req: Req) -> None:
+        del req
+        about = Split("split", "ns", "root", (("v1", 0),))
+        if said:
+            assert await t.said(about, *words) == events[-1]
+        else:
+            with pytest.raises(Failure, match="nothing about TrafficSplit split"):
+                await t.said(about, *words)
+
+    play(Telling(*events), story, replace(RULES, deadline=0.2))
+
+
+class Ratio(Mesh):
+    """Sends so many of ten requests to one workload, and others from a certain one on."""
+
+    def __init__(self, before: int, after: int, change: int) -> None:
+        super().__init__(lambda *_: True)
+        self._shares = (before, after, change)
+
+    async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+        replies = []
+        for reply in await super().send(client, req, batch, token):
+            before, after, change = self._shares
+            share = before if self.count < change else after
+            name = "v1" if len(replies) % 10 < share else "v2"
+            replies.append(replace(reply, backend={**reply.backend, "app": name}))
+        return replies
+
+
+def test_a_changed_ratio_is_waited_for_before_the_sample_that_counts() -> None:
+    async def story(t: Trial, req: Req) -> None:
+        await t.comes_near(ALICE, req, {"v1": 0.4, "v2": 0.6})
+
+    mesh = Ratio(7, 4, 1000)
+    play(mesh, story)
+    assert 1000 <= mesh.count <= 1000 + trials.NEAR
+    with pytest.raises(Failure, match="v1 40%, v2 60%: not even nearly within"):
+        play(Ratio(7, 7, 0), story, replace(RULES, deadline=0.2))
+
+
+def test_pods_can_be_waited_for_as_workloads_can() -> None:
+    class Many(Mesh):
+        """Has ninety pods that answer in turn."""
+
+        async def send(self, client: App, req: Req, batch: Batch, token: str) -> list[Reply]:
+            first, replies = self.count, await super().send(client, req, batch, token)
+            pods = [f"api-{(first + number) % 90}" for number in range(len(replies))]
+            return [
+                replace(reply, backend={**reply.backend, "pod": pod}) for reply, pod in zip(replies, pods, strict=True)
+            ]
+
+    async def story(t: Trial, req: Req) -> None:
+        pods = [f"api-{number}" for number in range(90)]
+        replies = await t.eventually(ALICE, req, lambda reply: reply.ok, "all answer", see=pods)
+        assert {reply.backend["pod"] for reply in replies} == set(pods)
+
+    play(Many(lambda *_: True), story)
 
 
 def test_settling_ends_when_a_change_that_was_made_later_is_seen() -> None:

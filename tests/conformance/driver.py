@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from smi_adapter import __version__, app, settings
 from smi_adapter.decode import ref_of
-from smi_adapter.findings import Ref
+from smi_adapter.findings import Ref, Severity
 from smi_adapter.local import LocalMesh, LocalOptions
 from smi_adapter.settings import Settings
 from smi_adapter.smi import schema
@@ -166,7 +166,11 @@ class Driver:
         """Return the findings about an object."""
         ref = ref_of(request["object"])
         found = [item for item in self._mesh.findings() if item.subject == ref]
-        return {"events": [{"reason": item.code, "message": f"{item.field}: {item.message}"} for item in found]}
+        kinds = {item: "Normal" if item.severity is Severity.INFO else "Warning" for item in found}
+        told = [
+            {"reason": item.code, "message": f"{item.field}: {item.message}", "type": kinds[item]} for item in found
+        ]
+        return {"events": told}
 
     async def do_hook(self, request: Mapping[str, Any]) -> Raw:
         """Take the control plane away, bring it back with an empty memory, or cut the watch of the files.

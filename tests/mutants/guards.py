@@ -186,7 +186,7 @@ _ACCESS = (
     ),
     Mutant(
         "empty-sources-are-all",
-        {"TT-17": let_in("alice|bob", r"/(mark\d+)?")},
+        {"TT-17": let_in("alice|bob")},
         ("TT-02", "TT-03"),
         raw=objects.of_target(objects.empty_sources_are_all),
     ),
@@ -276,6 +276,7 @@ _PORTS = (
         ("TR-02", "TR-04"),
         raw=objects.of_tcp_route(objects.no_ports_is_none),
     ),
+    Mutant("udp-left-open", {"TR-03": let_in("alice", port=9003)}, ("TR-02", "TR-04"), patches=stages.udp_left_open),
     Mutant(
         "first-tcp-port-only",
         {"TR-04": "requests reach api: .*reset"},

@@ -12,7 +12,7 @@ from smi_adapter.backends.envoy import hcm, inbound, routes
 from smi_adapter.backends.envoy.messages import Fields, extension, resource, seconds, value
 from smi_adapter.backends.envoy.names import LISTENER, inbound_name
 from smi_adapter.findings import Ref
-from smi_adapter.mesh import Match, Principal, WeightedTarget
+from smi_adapter.mesh import Match, Principal, Protocol, WeightedTarget
 from smi_adapter.smi import schema
 from smi_adapter.translate import identities, splits, targets
 from smi_adapter.translate.names import spiffe_id
@@ -138,6 +138,13 @@ def _plain_text_too(_: Any) -> Any:
 
 TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 plain_text_too = (Patch(inbound, "_bound_listener", _plain_text_too),)
+
+
+def _udp_ports(_: Any) -> Any:
+    return lambda workload: tuple(port for port in workload.ports if port.protocol is Protocol.UDP)
+
+
+udp_left_open = (Patch(inbound, "open_udp_ports", _udp_ports),)
 
 # ----------------------------------------------------------------------------------------------------------- delivery
 

@@ -36,7 +36,7 @@ _SPLITS = (
     ),
     Mutant(
         "quantities-as-integers",
-        {"TS-04": got("v1", "0.6667"), "API-04": got("v1", "0.6667")},
+        {"TS-04": got("v1", "0.6667"), "API-04": "v1 67%, v2 33%: not even nearly"},
         ("TS-06",),
         version="v1alpha1",
         raw=objects.of_split(objects.without_unit),

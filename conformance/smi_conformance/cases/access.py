@@ -232,6 +232,7 @@ async def every_way_to_a_pod_is_guarded(t: Trial) -> None:
 async def an_empty_target_opens_nothing(t: Trial) -> None:
     h = await granted(t, "carol")
     control = (h.who("carol"), h.to())
+    bob = h.who("bob")
     provisional = catalog.entries()["TT-17"].has("provisional", t.version)
     for key, target in (
         ("emptySources", replace(h.target(), name=t.name("empty"), sources=())),
@@ -239,10 +240,13 @@ async def an_empty_target_opens_nothing(t: Trial) -> None:
         ("emptyRules", replace(h.target(), name=t.name("none"), rules=())),
         ("emptyRules", replace(h.target(), name=t.name("norules"), rules=None)),
     ):
+        # That it has arrived is seen by what it opened before.
+        await t.apply(replace(h.target(("bob",)), name=target.name))
+        await t.allowed(bob, h.to())
         accepted = (await t.try_apply(target))[0].accepted
         async with t.provisional(key) if provisional else contextlib.nullcontext():
             if accepted:
-                await h.settle("bob")
+                await t.closed(bob, h.to())
                 await t.denied(h.who("alice"), h.to(), control)
             if provisional:
                 t.reading(key, "nothing")
@@ -260,8 +264,10 @@ async def a_missing_reference_opens_nothing(t: Trial) -> None:
     await t.denied(alice, h.to("/two"), control)
     await t.not_received(alice, h.to("/other"), control)
     async with t.provisional("missingTcpRoute"):
-        both = h.target(("bob",), (Rule(routes.name), Rule(t.name("gone"), "TCPRoute")), name="both")
+        both = h.target(("bob",), (Rule(routes.name),), name="both")
         await t.apply(both)
+        await t.allowed(h.who("bob"), h.to("/ok"))
+        await t.apply(replace(both, rules=(Rule(routes.name), Rule(t.name("gone"), "TCPRoute"))))
         await t.denied(h.who("bob"), h.to("/ok"), control)
         t.reading("missingTcpRoute", "nothing")
 
@@ -311,12 +317,14 @@ async def accounts_remain_valid_beside_bindings(t: Trial) -> None:
     control = (h.who("alice"), h.to())
     await t.allowed(*control)
     async with t.provisional("unknownKind"):
-        target = replace(h.target(name="strange"), sources=(Subject("bob", kind="Group"),))
-        accepted = (await t.try_apply(target))[0].accepted
-        await h.settle("carol")
-        await t.denied(h.who("bob"), h.to(), control)
-        if accepted and t.needs("events", observed=True):
-            await t.said(target)
+        known = h.target(("bob",), name="strange")
+        await t.apply(known)
+        await t.allowed(h.who("bob"), h.to())
+        target = replace(known, sources=(Subject("bob", kind="Group"),))
+        if (await t.try_apply(target))[0].accepted:
+            await t.denied(h.who("bob"), h.to(), control)
+            if t.needs("events", observed=True):
+                await t.said(target, "Group")
         t.reading("unknownKind", "grants nothing")
 
 
@@ -325,6 +333,7 @@ async def no_header_makes_a_client_somebody_else(t: Trial) -> None:
     h = await granted(t)
     control = (h.who("alice"), h.to())
     await t.allowed(*control)
+    await t.alive(h.who("bob"), control)
     identity = f"spiffe://{t.trust_domain}/ns/{h.ns}/sa/alice"
     for name, value in (
         ("x-forwarded-client-cert", f"By={identity};Hash=0;URI={identity}"),
@@ -340,12 +349,11 @@ async def a_target_elsewhere_opens_nothing(t: Trial) -> None:
     h = await house(t)
     elsewhere = await t.place(VISITORS, enforced=True)
     ns = elsewhere.namespace
-    await t.apply(
-        h.everything(),
-        h.target(("bob",)),
+    await t.apply(  # first, so that it has had its time when the control works
         Routes(t.name("routes"), ns, (Match("all", ".*", ANY),)),
         Target(t.name("far"), ns, Subject("api", h.ns), (Subject("alice"),), (Rule(t.name("routes")),)),
     )
+    await t.apply(h.everything(), h.target(("bob",)))
     await t.denied(elsewhere["alice"], h.to(), (h.who("bob"), h.to()))
 
 

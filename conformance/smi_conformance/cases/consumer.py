@@ -38,8 +38,8 @@ async def a_canary_in_flaggers_manner(t: Trial) -> None:
     for canary in (0, 10, 50, 100, 0):
         split = _flagger(t, s, canary, 100 - canary)
         await t.apply(split)
-        await s.settle()
         shares = {"v2": canary / 100, "v1": 1 - canary / 100, "base": 0.0}
+        await t.comes_near(s.client, s.to(), shares)
         await t.shares(s.client, s.to(), shares, n=1000, note=f"{canary} %")
         await _as_written(t, split)
 

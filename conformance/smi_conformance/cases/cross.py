@@ -51,8 +51,16 @@ async def a_split_opens_nothing(t: Trial) -> None:
     t.notes.observed["worked"] = f"{worked} of {n}"
     room = window(n, 0.5)
     t.check(worked in room, f"{worked} of {n} worked, accepted for a half: {room.low} to {room.high}")
-    await t.apply(_grant(t, place, "two", everything))
-    await t.shares(client_, root, {"v1": 0.5, "v2": 0.5, "base": 0.0}, note="both open")
+    await _one_account(t, place, split)
+
+
+async def _one_account(t: Trial, place: Place, split: Split) -> None:
+    """Split another root, which is closed itself, over two backends of the open account."""
+    ns, root, leaf = place.namespace, t.name("second"), t.name("leaf")
+    await t.apply(Service(root, ns, (("app", "v2"),), HTTP), Service(leaf, ns, (("app", "base"),), HTTP))
+    await t.closed(place["client"], Req(f"{ns}/{root}"), k=5)
+    await t.apply(Split(t.name("same"), ns, root, (split.backends[0], (leaf, 50))))
+    await t.shares(place["client"], Req(f"{ns}/{root}"), {"v1": 0.5, "base": 0.5, "v2": 0.0}, note="one account")
 
 
 @case("XR-02", first=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from smi_conformance.layouts import PORTS, VISITORS, House, house
-from smi_conformance.model import Binding, Subject, Target
+from smi_conformance.model import Binding, Match, Rule, Subject, Target
 from smi_conformance.protocol import App, Req
 from smi_conformance.registry import case
 from smi_conformance.trial import Trial
@@ -101,9 +101,10 @@ async def spiffe_identities(t: Trial) -> None:
 @case("IB-05")
 async def a_federated_identity_is_not_the_local_one(t: Trial) -> None:
     h = await bindings_house(t)
-    source = Binding(t.name("source"), h.ns, spiffe=(f"federated.example/ns/{h.ns}/sa/alice",))
+    own = f"{t.trust_domain}/ns/{h.ns}/sa/carol"
+    source = Binding(t.name("source"), h.ns, spiffe=(f"federated.example/ns/{h.ns}/sa/alice", own))
     await t.apply(source, target(h, bound(source.name)))
-    await h.settle("carol")
+    await t.allowed(h.who("carol"), h.to())  # it has arrived
     await t.denied(h.who("alice"), h.to(), await control(h))
     t.needs(
         "spiffe"
@@ -158,8 +159,11 @@ async def a_binding_never_reaches_another_namespace(t: Trial) -> None:
     await t.apply(Binding(name, h.ns, selector=GOOD), target(h, bound(name)))
     await t.allowed(gold, h.to())
     await t.denied(thief, h.to(), await control(h))
-    await t.apply(Binding(name, elsewhere.namespace, service_account="alice"))
-    await h.settle("carol")
+    # That the other one has arrived is seen at a path where it is meant.
+    theirs = h.routes(Match("theirs", "/theirs$", ("*",)), name="theirs")
+    other = replace(h.target(rules=(Rule(theirs.name),), name="theirs"), sources=(bound(name, elsewhere.namespace),))
+    await t.apply(Binding(name, elsewhere.namespace, service_account="alice"), theirs, other)
+    await t.allowed(elsewhere["alice"], h.to("/theirs"))
     await t.denied(elsewhere["alice"], h.to(), await control(h))
     await t.allowed(gold, h.to())
 
@@ -200,7 +204,10 @@ async def another_group_is_no_binding(t: Trial) -> None:
     h = await bindings_house(t)
     source = Binding(t.name("source"), h.ns, service_account="alice")
     stranger = Subject(source.name, "", "IdentityBinding", "other.example.com")
-    await t.apply(source)
-    await t.try_apply(target(h, stranger))
-    await h.settle("carol")
-    await t.denied(h.who("alice"), h.to(), await control(h))
+    known = target(h, bound(source.name))
+    await t.apply(source, known)
+    await t.allowed(h.who("alice"), h.to())  # it has arrived, and resolves if its group is right
+    if (await t.try_apply(target(h, stranger)))[0].accepted:
+        await t.denied(h.who("alice"), h.to(), await control(h))
+    else:
+        t.notes.observed["another group"] = "refused"

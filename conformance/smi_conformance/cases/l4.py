@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smi_conformance.layouts import CLOSED, House, house
-from smi_conformance.model import Match, Rule, ServicePort, UdpRoute
-from smi_conformance.protocol import App, Port, Req
+from smi_conformance.layouts import CLOSED, PORTS, House, house
+from smi_conformance.model import Match, Rule, ServicePort, Target, TcpRoute, UdpRoute
+from smi_conformance.protocol import App, Req
 from smi_conformance.registry import case
 from smi_conformance.trial import Failure, Trial
 
@@ -16,7 +16,14 @@ RAW = (
     ServicePort(9001, protocol="tcp"),
     ServicePort(9002, protocol="tcp"),
 )
-UDP = (ServicePort(8080), ServicePort(9003, protocol="udp"), ServicePort(9004, protocol="udp"))
+UDP = (
+    ServicePort(8080),
+    ServicePort(9003, protocol="udp"),
+    ServicePort(9004, protocol="udp"),
+    ServicePort(9005, protocol="udp"),
+)
+MIXED = (*RAW, UDP[1])
+BARE = App("bare", "", "bare", (("app", "bare"),), PORTS)
 
 
 def raw(h: House, port: int, kind: str = "tcp", service: str = "api") -> Req:
@@ -25,20 +32,18 @@ def raw(h: House, port: int, kind: str = "tcp", service: str = "api") -> Req:
 
 
 async def l4_house(t: Trial, ports: tuple[ServicePort, ...] = RAW) -> House:
-    """Set the house up; bob always gets in over HTTP and TCP on `web`, as the control."""
+    """Set the house up, closed for TCP too."""
     h = await house(t, ports=ports)
-    anything = h.tcp("anything")
-    await t.apply(h.everything(), anything, h.target(("bob",), destination="web", name="control"))
-    await t.apply(h.target(("bob",), (Rule(anything.name, "TCPRoute"),), destination="web", name="control-tcp"))
-    await t.closed(h.who("alice"), raw(h, 9000) if ports is RAW else h.to(), k=5, what=CLOSED)
+    if any(port.port == 9000 for port in ports):
+        await t.closed(h.who("alice"), raw(h, 9000), k=5, what=CLOSED)
     return h
 
 
-async def opened(t: Trial, ports: tuple[int, ...] | None, *, sources: tuple[str, ...] = ("alice",)) -> House:
+async def opened(t: Trial, ports: tuple[int, ...] | None, *, offered: tuple[ServicePort, ...] = RAW) -> House:
     """Let alice in by a TCPRoute."""
-    h = await l4_house(t)
+    h = await l4_house(t, offered)
     route = h.tcp("route", ports)
-    await t.apply(route, h.target(sources, (Rule(route.name, "TCPRoute"),)))
+    await t.apply(route, h.target(rules=(Rule(route.name, "TCPRoute"),)))
     return h
 
 
@@ -68,14 +73,18 @@ async def listed_ports_are_open(t: Trial) -> None:
 
 @case("TR-03")
 async def no_ports_are_all_tcp_ports(t: Trial) -> None:
-    h = await opened(t, ())
+    udp_too = t.needs("udp")
+    h = await opened(t, (), offered=MIXED if udp_too else RAW)
     alice = h.who("alice")
+    control = (alice, raw(h, 9000))
     for port in (9000, 9001):
         await t.reaches(alice, raw(h, port), "api", k=10)
+    if udp_too:
+        await t.not_received(alice, raw(h, 9003, "udp"), control)
     await t.apply(h.tcp("route", None))
     for port in (9000, 9001):
         await t.allowed(alice, raw(h, port))
-    await t.denied(h.who("carol"), raw(h, 9000), (alice, raw(h, 9000)))
+    await t.denied(h.who("carol"), raw(h, 9000), control)
 
 
 @case("TR-04")
@@ -116,37 +125,58 @@ async def rules_of_one_layer_on_ports_of_another(t: Trial) -> None:
 
 @case("TR-07")
 async def whose_port_is_meant(t: Trial) -> None:
-    """Service port 7000 stands for container port 9000; the container's 9001 has no Service port of its number."""
-    ports = (ServicePort(8080), ServicePort(7000, 9000, protocol="tcp"), ServicePort(7001, 9001, protocol="tcp"))
-    h = await house(t, ports=ports)
-    alice, req = h.who("alice"), raw(h, 7000)
-    await t.closed(alice, req, k=5, what=CLOSED)
-    for key, number, target_port in (("servicePort", 7000, 7000), ("targetPort", 9000, 7000)):
-        async with t.provisional(key):
-            route = h.tcp(key.lower(), (number,))
-            target = h.target(rules=(Rule(route.name, "TCPRoute"),), name=key.lower())
-            await t.apply(route, target)
-            counts = await _settled(t, h, raw(h, target_port))
-            t.reading(key, "works" if counts else "no")
-            await t.delete(target, route)
-            await t.closed(alice, raw(h, target_port))
-    async with t.provisional("containerPort"):
-        await t.deploy(h.place, App("bare", "", "bare", (("app", "bare"),), (Port(8080), Port(9000, "tcp"))))
-        await t.apply(replace(h.service("other", "bare"), ports=(ServicePort(7000, 9000, protocol="tcp"),)))
-        route = h.tcp("container", (9000,))
-        target = h.target(rules=(Rule(route.name, "TCPRoute"),), name="container", destination="bare")
-        await t.apply(route, target)
-        works = await _settled(t, h, raw(h, 7000, service="other"))
-        t.reading("containerPort", "works" if works else "no")
+    """Service port 7000 is container port 9000; 9001 is another port as the Service's number and as the container's."""
+    ports = (
+        ServicePort(8080),
+        ServicePort(7000, 9000, protocol="tcp"),
+        ServicePort(9001, 9002, protocol="tcp"),
+        ServicePort(7001, 9001, protocol="tcp"),
+    )
+    # A workload of its own: over the others there stand Services of other cases, with ports of other numbers.
+    h = await house(t, more=(BARE,))
+    alice = h.who("alice")
+    await t.apply(replace(h.service("other", "bare"), ports=ports))
+    await t.closed(alice, raw(h, 7000, service="other"), k=5, what=CLOSED)
+    async with t.provisional("servicePort"):
+        route, target = await _port_opened(t, h, 7000)
+        t.reading("servicePort", "works" if await _gets_in(t, h, raw(h, 7000, service="other")) else "no")
+        await t.delete(target, route)
+        await t.closed(alice, raw(h, 7000, service="other"))
+    async with t.provisional("containerPort"):  # no Service port has this number
+        _, target = await _port_opened(t, h, 9000)
+        works = "works" if await _gets_in(t, h, raw(h, 7000, service="other")) else "no"
+        t.reading("containerPort", f"{works} and said" if await _is_told(t, target, "9000") else works)
+    async with t.provisional("samePort"):
+        await _port_opened(t, h, 9001)
+        services = await _gets_in(t, h, raw(h, 9001, "tcp-first", service="other"))
+        containers = "bare" in await t.sample(alice, raw(h, 7001, service="other"), 10)
+        meant = {(True, False): "the Service's", (False, True): "the container's"}
+        t.reading("samePort", meant.get((services, containers), f"{services=}, {containers=}"))
 
 
-async def _settled(t: Trial, h: House, req: Req) -> bool:
+async def _port_opened(t: Trial, h: House, number: int) -> tuple[TcpRoute, Target]:
+    """Let alice in by one number."""
+    route = h.tcp(f"port{number}", (number,))
+    target = h.target(rules=(Rule(route.name, "TCPRoute"),), name=f"port{number}", destination="bare")
+    await t.apply(route, target)
+    return route, target
+
+
+async def _gets_in(t: Trial, h: House, req: Req) -> bool:
     """Return whether alice gets in within a moment."""
     try:
         await t.allowed(h.who("alice"), req)
     except Failure:
         return False
     return True
+
+
+async def _is_told(t: Trial, target: Target, word: str) -> bool:
+    """Return whether something was said about a target, if that can be known."""
+    try:
+        return t.needs("events", observed=True) and bool(await t.said(target, word))
+    except Failure:
+        return False
 
 
 async def udp_house(t: Trial, ports: tuple[int, ...] | None) -> House:
@@ -159,16 +189,17 @@ async def udp_house(t: Trial, ports: tuple[int, ...] | None) -> House:
 
 @case("UR-01", first=True)
 async def the_documents_udp_scenario(t: Trial) -> None:
-    h = await udp_house(t, (9003,))
+    h = await udp_house(t, (9003, 9004))
     alice = h.who("alice")
-    await t.reaches(alice, raw(h, 9003, "udp"), "api", k=10)
-    await t.denied(alice, raw(h, 9004, "udp"), (alice, raw(h, 9003, "udp")))
+    for port in (9003, 9004):
+        await t.reaches(alice, raw(h, port, "udp"), "api", k=10)
+    await t.denied(alice, raw(h, 9005, "udp"), (alice, raw(h, 9003, "udp")))
 
 
 @case("UR-02", first=True)
 async def no_ports_are_all_udp_ports(t: Trial) -> None:
     h = await udp_house(t, ())
-    for port in (9003, 9004):
+    for port in (9003, 9004, 9005):
         await t.reaches(h.who("alice"), raw(h, port, "udp"), "api", k=10)
     await t.denied(h.who("carol"), raw(h, 9003, "udp"), (h.who("alice"), raw(h, 9003, "udp")))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from smi_conformance.echo import PASS_ON
 from smi_conformance.layouts import HTTP, Shop, server, shop
-from smi_conformance.model import Service, ServicePort, Split
+from smi_conformance.model import Match, Routes, Service, ServicePort, Split
 from smi_conformance.protocol import Batch, Reply, Req
 from smi_conformance.registry import case
 from smi_conformance.statistics import windows
@@ -92,11 +92,13 @@ async def one_in_a_thousand_and_five_times_a_billion(t: Trial) -> None:
     await t.apply(split)
     await t.shares(s.client, s.to(), {"v1": 0.001, "v2": 0.999}, n=20000, note="1 of 1000")
     more = [t.name(f"b{number}") for number in range(5)]
-    apps = ("base", "v1", "v2", "base", "v1")
+    apps = ("v1", "v2", "v1", "v2", "v1")
+    await t.delete(split)
     await t.apply(*(Service(name, s.ns, (("app", app),), HTTP) for name, app in zip(more, apps, strict=True)))
+    await t.reaches(s.client, s.to(), "base", k=5)
     billion = 10**9
     await t.apply(replace(split, backends=tuple((name, billion) for name in more)))
-    await t.shares(s.client, s.to(), {"base": 0.4, "v1": 0.4, "v2": 0.2}, note="five even ones")
+    await t.shares(s.client, s.to(), {"v1": 0.6, "v2": 0.4, "base": 0.0}, note="five even ones")
 
 
 @case("TS-31")
@@ -171,7 +173,7 @@ async def all_zero_and_listed_twice(t: Trial) -> None:
     async with t.provisional("allZero"):
         await t.apply(split)
         bad = await t.eventually(s.client, s.to(), lambda reply: not reply.ok, "the root fails")
-        await t.said(split)
+        await t.said(split, "weight")
         t.reading("allZero", f"{bad[-1].status or bad[-1].outcome} and said")
     async with t.provisional("duplicates"):
         backends = ((s.names["v1"], 25), (s.names["v2"], 50), (s.names["v1"], 25))
@@ -199,9 +201,10 @@ async def a_missing_backend_and_one_without_pods(t: Trial) -> None:
         t.reading("missing", "excluded and said")
     await _missing_only(t, s, split)
     async with t.provisional("noEndpoints"):
-        nobody = replace(s.service("v3"), selector=(("app", "nobody"),))
-        await t.apply(nobody, replace(split, backends=((s.names["v1"], 50), (s.names["v3"], 50))))
-        await s.settle()  # a split that knows nothing of the new Service yet looks like one that leaves it out
+        # First with a pod: that it lost that one is seen, whatever becomes of its share.
+        await t.apply(s.service("v3", "v2"), replace(split, backends=((s.names["v1"], 50), (s.names["v3"], 50))))
+        await t.reaches(s.client, s.to(), "v1", "v2")
+        await t.apply(replace(s.service("v3"), selector=(("app", "nobody"),)))
 
         def either(reply: Reply) -> bool:
             return reply.app == "v1" or not reply.ok
@@ -224,7 +227,7 @@ async def two_splits_of_one_root(t: Trial) -> None:
         await t.reaches(s.client, s.to(), "v1")
         await t.pause(2.1)  # creationTimestamp has whole seconds
         await t.apply(second)
-        await t.said(second)
+        await t.said(second, first.name)
         counts = await t.sample(s.client, s.to(), 200)
         t.reading("age", "oldest, loser told" if set(counts) == {"v1"} else f"{dict(counts)}")
     await t.delete(first, second)
@@ -232,11 +235,27 @@ async def two_splits_of_one_root(t: Trial) -> None:
     async with t.provisional("name"):
         await t.pause(1.0 - time.time() % 1.0)  # both in one second
         one, two = s.split({"v1": 100}, name="a-name"), s.split({"v2": 100}, name="b-name")
-        await t.apply(one, two)
+        await t.apply(two, one)  # or what comes first by name would be what was written first
         await t.eventually(s.client, s.to(), lambda reply: reply.ok and reply.app != "base", "one of them counts")
-        await t.said(two)
+        await t.said(two, one.name)
         counts = await t.sample(s.client, s.to(), 200)
         t.reading("name", "first name, loser told" if set(counts) == {"v1"} else f"{dict(counts)}")
+    if t.versions.split in {"v1alpha3", "v1alpha4"} and t.serves("specs"):
+        await t.delete(one, two)
+        await t.reaches(s.client, s.to(), "base", k=5)
+        await _matches_first(t, s)
+
+
+async def _matches_first(t: Trial, s: Shop) -> None:
+    """Write the one with `matches` last: it is the younger one and the later one by name."""
+    async with t.provisional("matches"):
+        group = Routes(t.name("group"), s.ns, (Match("flagged", headers=(("x-user", "tester"),)),))
+        await t.apply(group, s.split({"v1": 100}, name="a-plain"))
+        await t.reaches(s.client, s.to(), "v1")
+        await t.apply(s.split({"v2": 100}, (group.name,), name="z-matching"))
+        await t.reaches(s.client, s.to(headers=(("x-user", "tester"),)), "v2")
+        await t.reaches(s.client, s.to(), "v1", k=5)
+        t.reading("matches", "before those without")
 
 
 @case("TS-38")
@@ -262,8 +281,37 @@ async def a_service_that_is_no_plain_name(t: Trial) -> None:
         split = Split(t.name("unknown"), s.ns, "other.example.com", ((s.names["v1"], 100),))
         accepted = (await t.try_apply(split))[0].accepted
         if accepted:
-            await t.said(split)
-        t.reading("unknownHost", "not accepted and said")
+            await t.said(split, "other.example.com")
+        counts = await t.sample(s.client, s.to(host="other.example.com"), 50)
+        t.reading("unknownHost", f"{dict(counts)}" if "v1" in counts else "not accepted and said")
+        await t.delete(split)
+    await _other_roots(t, s)
+
+
+async def _other_roots(t: Trial, s: Shop) -> None:
+    async with t.provisional("absentRoot"):
+        root = t.name("absent")
+        split = Split(t.name("early"), s.ns, root, ((s.names["v1"], 100),))
+        if not (await t.try_apply(split))[0].accepted:
+            t.reading("absentRoot", "refused")
+        else:
+            await t.apply(Service(root, s.ns, (("app", "base"),), HTTP))
+            await t.reaches(s.client, _to(s, root), "v1", k=5)
+            t.reading("absentRoot", "split once it exists")
+    async with t.provisional("headlessRoot"):
+        root = t.name("headless")
+        await t.apply(Service(root, s.ns, (("app", "base"),), HTTP, "Headless"))
+        await t.reaches(s.client, _to(s, root), "base", k=5)
+        split = Split(t.name("headless"), s.ns, root, ((s.names["v1"], 100),))
+        if not (await t.try_apply(split))[0].accepted:
+            t.reading("headlessRoot", "refused")
+        else:
+            await t.reaches(s.client, _to(s, root), "v1", k=5)
+            t.reading("headlessRoot", "split")
+
+
+def _to(s: Shop, root: str) -> Req:
+    return Req(f"{s.ns}/{root}")
 
 
 @case("TS-39")
