@@ -548,7 +548,12 @@ def _result(manifest: Manifest, code: int, body: Any) -> ApiResult:
 
 
 def _refusal(code: int, message: str) -> bool:
-    """Tell whether an object was refused for what it says: by its schema, or by an admission webhook or policy."""
+    """Tell whether an object was refused for what it says: by its schema, or by an admission webhook or policy.
+
+    A group that is not there is not asked for, so a resource that is not found is a kind that the mesh leaves out.
+    """
+    if code == 404:
+        return not message.startswith("namespaces ")
     return code in _REFUSED or (400 <= code < 500 and re.search(r"denied (the )?request", message) is not None)
 
 

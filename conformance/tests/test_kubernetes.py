@@ -280,6 +280,7 @@ async def _refusals(folder: Path) -> None:
         for code, message in (
             (400, "strict decoding error"),
             (403, 'admission webhook "smi.example" denied the request: no weights'),
+            (404, "404 page not found"),  # the version is served, this kind is not
             (422, "ValidatingAdmissionPolicy 'smi' with binding 'smi' denied request: no weights"),
         ):
             found.refusal = (code, message)
@@ -287,7 +288,7 @@ async def _refusals(folder: Path) -> None:
         for code, message in (
             (401, "Unauthorized"),
             (403, 'User "me" cannot create resource "trafficsplits"'),
-            (404, "the server could not find the requested resource"),
+            (404, 'namespaces "cf-1" not found'),
             (429, "too many requests"),
         ):
             found.refusal = (code, message)

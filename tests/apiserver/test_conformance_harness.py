@@ -225,6 +225,11 @@ async def _objects(folder: Path, plane: ControlPlane) -> None:
     assert [item.accepted for item in await harness.apply([split], dry_run=True)] == [True]
     assert await harness.get(split) is None
     assert [item.accepted for item in await harness.apply([split])] == [True]
+    route = {"kind": "UDPRoute", "metadata": {"name": "u", "namespace": "cf-objects"}, "spec": {}}
+    left_out = await harness.apply([{"apiVersion": "specs.smi-spec.io/v1alpha3", **route}])  # comes with v1alpha4
+    assert [item.code for item in left_out] == [404]
+    with pytest.raises(HarnessError, match='namespaces "nowhere" not found'):
+        await harness.apply([{**split, "metadata": {"name": "split", "namespace": "nowhere"}}])
     other = await harness.get(split, "v1alpha2")
     assert other is not None
     assert other["apiVersion"] == "split.smi-spec.io/v1alpha2"
