@@ -33,9 +33,8 @@ TARGET = Path(__file__).parent.parent / "conformance" / "target.yaml"
 CHOSEN = shlex.split(os.environ.get("SMI_PODS_CONFORMANCE", "--versions v1alpha4 --quick --parallel 3"))
 """Options of the run: the newest version, as all of them take four times as long and differ in the translator only."""
 PATIENCE = float(os.environ.get("SMI_PODS_PATIENCE", "1800"))
-NOT_HERE = {"WatchRecovery"}
-"""Features that need what is not there: a way to break the controller's watch."""
-ALIVE = "import socket; socket.create_connection(('127.0.0.1', 8080), 2)"
+NOT_HERE = {"WatchRecovery", "ApiConversion"}
+"""Features that need what is not there: a way to break the controller's watch, and the conversion webhook (opt-in)."""
 
 
 def _policy() -> list[dict[str, Any]]:
@@ -47,9 +46,6 @@ def _policy() -> list[dict[str, Any]]:
     patches = [("add", "/spec/initContainers", pod["initContainers"])]
     patches += [("add", "/spec/volumes/-", each) for each in pod["volumes"]]
     always = ", ".join(_patch(*each) for each in patches)
-    probe = {"exec": {"command": ["python", "-c", ALIVE]}, "periodSeconds": 2, "timeoutSeconds": 5}
-    probed = _patch("replace", "/spec/containers/0/readinessProbe", probe)
-    expression = f"[{always}] + (has(object.spec.containers[0].readinessProbe) ? [{probed}] : [])"
     group, name = "admissionregistration.k8s.io/v1", {"name": "proxies"}
     rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]
     spec = {
@@ -62,7 +58,7 @@ def _policy() -> list[dict[str, Any]]:
         ],
         "failurePolicy": "Fail",
         "reinvocationPolicy": "Never",
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": f"[{always}]"}}],
     }
     return [
         {"apiVersion": group, "kind": "MutatingAdmissionPolicy", "metadata": name, "spec": spec},
@@ -129,7 +125,7 @@ def test_what_the_adapter_claims_is_so_on_real_pods(cluster: Node, release: Rele
     target = yaml.safe_load(TARGET.read_text())
     del target["local"]
     target["claims"]["features"] = sorted({*target["claims"]["features"]} - NOT_HERE)
-    target["mesh"]["namespaceLabels"] = LABEL
+    target["mesh"] |= {"namespaceLabels": LABEL, "bypassUser": 1337}
     target["kubernetes"] = {"image": images.ENVOY}
     target["hooks"] = _hooks(str(binary("kubectl")), release.namespace)
     (tmp_path / "target.yaml").write_text(yaml.safe_dump(target))
