@@ -68,7 +68,7 @@ FACTS: Mapping[str, str] = {
 }
 
 _SEND = "send "
-SETTLED = "wait until all of that has surely arrived: what was written after it has taken effect"
+SETTLED = "wait until that has had its time: what is written after it has taken effect"
 
 _WORDS = {
     " reaches ": "reaches, is allowed: within {deadline:g} s, {k} answers in a row (fewer, as a beginning) are from "
@@ -332,6 +332,16 @@ class Narrator(Trial):
         self._waited(client, req, [name for name, share in shares.items() if share], 0)
         return {name: round(n * share) for name, share in shares.items()}
 
+    async def comes_near(self, client: App, req: Req, shares: Mapping[str, float], **more: Any) -> None:
+        """Say that changed weights have to be seen before they are counted."""
+        del more
+        said = ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items())
+        self._tell(f"wait until these answer, nearly: {said}: {self._say(client, req)}")
+
+    async def alive(self, client: App, control: tuple[App, Req], **more: Any) -> None:
+        """Say nothing: it belongs to every denial."""
+        del client, control, more
+
     async def pause(self, seconds: float) -> None:
         """Go on at once."""
         if seconds >= 1:
@@ -359,7 +369,7 @@ class Narrator(Trial):
         """Say what has to be told about an object."""
         manifest = self.manifest(obj)
         about = f"{manifest['kind']} {manifest['metadata']['name']}"
-        named = f" that names {' and '.join(words)}" if words else ""
+        named = f" that names {' and '.join(words)}" if words else ", a warning"
         self._tell(f"there is an Event about {about}{named}")
         return Event("", "")
 

@@ -17,7 +17,7 @@ from smi_conformance.runner import Instance, instances
 from smi_conformance.trial import Failure, Rules, Trial
 
 CASES = Path(__file__).parents[1] / "smi_conformance" / "cases"
-LONGEST = 40
+LONGEST = 60
 VERDICTS = (
     "reaches",
     "allowed",
