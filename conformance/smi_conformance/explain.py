@@ -108,7 +108,8 @@ class Recorder:
         if self.narrator is not None:
             kind = f"{manifest['kind']} {manifest['metadata']['name']}"
             self.narrator.tell_of(f"{kind} under {version}" if version else kind)
-        return manifest
+        group = manifest["apiVersion"].partition("/")[0]
+        return {**manifest, "apiVersion": f"{group}/{version}"} if version else manifest
 
     async def patch(self, manifest: Manifest, change: Mapping[str, Any]) -> ApiResult:
         """Say what is changed."""
@@ -162,6 +163,7 @@ async def record(name: str, version: str) -> Recording:
     harness = Recorder()
     harness.capabilities = CAPABILITIES  # all of the case is told, also what only some harnesses can do
     trial = Narrator(harness, Pool(harness), Rules(), (version, versions_for(entry.group, version)))
+    trial.claims = catalog.Claims(features=frozenset(catalog.FEATURES))
     trial.begin()
     harness.narrator = trial
     cut = ""
