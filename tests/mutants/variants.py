@@ -349,7 +349,7 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
 UNPROVED: Mapping[str, str] = MappingProxyType(
     {
         "TS-13": "what a client outside of the mesh finds is kube-proxy's work, which the driver does here",
-        "API-03": "it reads objects back under other versions, which the files that the mutants are played with can't do",
+        "API-03": "it reads objects back under other versions, which the files that mutants are played with can't do",
         "TT-26": "it needs a kubelet, and a host outside of the mesh",
         "UR-01": "it fails for the adapter as it is (ADR 16): no mutant can show that it fails for a reason",
         "UR-02": "the same",
