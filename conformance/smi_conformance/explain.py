@@ -8,27 +8,35 @@ away from the code.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from smi_conformance import catalog
 from smi_conformance.model import versions_for
+from smi_conformance.narrator import Narrator, folded
 from smi_conformance.places import Pool
 from smi_conformance.protocol import CAPABILITIES, ApiResult, App, Batch, Event, Pod, Receipt, Reply, Req
 from smi_conformance.registry import cases
 from smi_conformance.render import Manifest
-from smi_conformance.trial import Failure, Rules, Trial
+from smi_conformance.trial import Rules
 
-_STEPS = 400
+_SECONDS = 10.0
+_ALIKE = 8
+"""So many manifests that differ in their numbers only are shown."""
+
 VERSIONS = ("v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4")
-
-
-class _Enough(Exception):  # noqa: N818 - ends the recording
-    """The recording got stuck; what was written down so far is shown."""
+HOOKS = {
+    "stop": "stop the controller",
+    "start": "start the controller",
+    "restart": "restart the controller",
+    "breakWatch": "break the controller's watch, so that it has to list again",
+}
 
 
 class Recorder:
@@ -41,6 +49,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.manifests: list[Manifest] = []
+        self.narrator: Narrator | None = None
 
     async def start(self) -> None:
         """Do nothing."""
@@ -85,7 +94,9 @@ class Recorder:
 
     async def apply(self, manifests: Sequence[Manifest], *, dry_run: bool = False) -> list[ApiResult]:
         """Write the manifests down."""
-        del dry_run
+        if dry_run and self.narrator is not None:
+            names = ", ".join(f"{item['kind']} {item['metadata']['name']}" for item in manifests)
+            self.narrator.tell_of(f"{names} (a dry run)")
         self.manifests += [manifest for manifest in manifests if manifest not in self.manifests]
         return [ApiResult(201) for _ in manifests]
 
@@ -94,12 +105,17 @@ class Recorder:
 
     async def get(self, manifest: Manifest, version: str = "") -> Manifest | None:
         """Return the manifest."""
-        del version
-        return manifest
+        if self.narrator is not None:
+            kind = f"{manifest['kind']} {manifest['metadata']['name']}"
+            self.narrator.tell_of(f"{kind} under {version}" if version else kind)
+        group = manifest["apiVersion"].partition("/")[0]
+        return {**manifest, "apiVersion": f"{group}/{version}"} if version else manifest
 
     async def patch(self, manifest: Manifest, change: Mapping[str, Any]) -> ApiResult:
-        """Change nothing."""
-        del manifest, change
+        """Say what is changed."""
+        if self.narrator is not None:
+            name = f"{manifest['kind']} {manifest['metadata']['name']}"
+            self.narrator.tell(f"patch {name} with {yaml.safe_dump(dict(change), default_flow_style=True).strip()}")
         return ApiResult(200)
 
     async def events(self, manifest: Manifest) -> list[Event]:
@@ -126,106 +142,38 @@ class Recorder:
         return []
 
     async def hook(self, name: str) -> None:
-        """Do nothing."""
+        """Say what is done to the controller."""
+        if self.narrator is not None:
+            self.narrator.tell(HOOKS.get(name, name))
 
 
-class Narrator(Trial):
-    """A trial whose assertions write themselves down."""
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a case wrote, said and meant; `cut` tells why it was not played to its end."""
 
+    manifests: list[Manifest]
     steps: list[str]
-
-    def _tell(self, text: str) -> None:
-        self.steps.append(text)
-        if len(self.steps) > _STEPS:
-            raise _Enough
-
-    async def eventually(  # noqa: PLR0913
-        self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
-    ) -> list[Reply]:
-        """Write down what is waited for."""
-        del good, req
-        self._tell(f"eventually, {k or self.rules.k} times in a row: {what}")
-        apps = sorted(see) or ["?"]
-        return [
-            Reply("ok", 200, "", 0.0, True, {"app": app, "ns": client.namespace, "pod": f"{app}-6c5b9f7d8c-x2x4k"})
-            for app in apps
-        ]
-
-    async def _stays(  # noqa: PLR0913
-        self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
-    ) -> None:
-        """Write down what is waited for and then seen all the time."""
-        await self.eventually(client, req, good, what, see=see, k=k)
-
-    async def shares(
-        self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = ""
-    ) -> dict[str, int]:
-        """Write down the shares."""
-        del client, req, note
-        text = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
-        self._tell(f"shares of {n or self.rules.samples} requests, within exact windows: {text}")
-        return {}
-
-    async def comes_near(self, client: App, req: Req, shares: Mapping[str, float]) -> None:
-        """Say nothing: what is checked follows."""
-        del client, req, shares
-
-    async def alive(self, client: App, control: tuple[App, Req]) -> None:
-        """Say nothing: it is part of every denial."""
-        del client, control
-
-    async def pause(self, seconds: float) -> None:
-        """Go on at once."""
-        del seconds
-
-    @contextlib.asynccontextmanager
-    async def load(self, client: App, req: Req, rate: int = 50) -> AsyncIterator[list[Reply]]:
-        """Write down that requests are sent all the while."""
-        del client
-        self._tell(f"meanwhile {rate} requests a second to {req.service}, of which none may fail")
-        yield []
-
-    async def received(self, replies: Collection[Reply]) -> list[Receipt]:
-        """Return nothing."""
-        del replies
-        return []
-
-    async def arrived(self, replies: Collection[Reply], control: tuple[App, Req]) -> list[Receipt]:
-        """Return nothing."""
-        del replies, control
-        return []
-
-    async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
-        """Write down the denial."""
-        self._tell(f"no server receives {req.method} {req.path} ({req.kind}) from {client.name}; the control works")
-        return await self.not_received(client, req, control)
-
-    async def not_received(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
-        """Pretend that it was denied."""
-        del client, req, control
-        return [Reply("http_error", 403, "")]
-
-    async def said(self, obj: Any, *words: str) -> Event:
-        """Write down the event."""
-        self._tell(f"an Event about {self.manifest(obj)['kind']} names {', '.join(words) or 'the problem'}")
-        return Event("", "")
-
-    def check(self, fact: bool, message: str) -> None:  # noqa: FBT001
-        """Assert nothing."""
-        del fact, message
+    words: list[str]
+    cut: str = ""
 
 
-async def _record(name: str, version: str) -> tuple[list[Manifest], list[str]]:
+async def record(name: str, version: str) -> Recording:
+    """Play a case against nothing."""
     entry = catalog.entries()[name]
     harness = Recorder()
+    harness.capabilities = CAPABILITIES  # all of the case is told, also what only some harnesses can do
     trial = Narrator(harness, Pool(harness), Rules(), (version, versions_for(entry.group, version)))
-    trial.steps = []
+    trial.claims = catalog.Claims(features=frozenset(catalog.FEATURES))
+    trial.begin()
+    harness.narrator = trial
+    cut = ""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_SECONDS):
             await cases()[name].play(trial)
-    except (Failure, _Enough, TimeoutError, IndexError, KeyError, AttributeError, ZeroDivisionError, StopIteration):
-        pass  # a case that looks closely at answers can't be played without any; what came before is shown
-    return harness.manifests, list(dict.fromkeys(trial.steps))
+        trial.finish()
+    except Exception as error:  # noqa: BLE001 - what came before is shown, and that it is not all
+        cut = f"{type(error).__name__}: {error}"
+    return Recording(harness.manifests, folded(trial.steps), trial.words(), cut)
 
 
 def explained(name: str, version: str = "") -> str:
@@ -249,10 +197,27 @@ def explained(name: str, version: str = "") -> str:
     if registered is None:
         return "\n".join([*lines, "", "This case is not written yet."])
     version = version or entry.versions[-1]
-    manifests, steps = asyncio.run(_record(name, version))
+    found = asyncio.run(record(name, version))
     lines += ["", f"Asserted ({registered.play.__module__.rpartition('.')[2]}.{registered.play.__name__}):"]
     if document := inspect.getdoc(registered.play):
         lines.append(f"  {document}")
-    lines += [f"  - {step}" for step in steps]
-    lines += ["", f"Manifests under {version}:", yaml.safe_dump_all(manifests, sort_keys=False).rstrip()]
+    lines += [f"  {step}" for step in found.steps]
+    lines += [f"  (this is not all: {found.cut})"] if found.cut else []
+    lines += ["", *found.words] if found.words else []
+    lines += ["", f"Manifests under {version}, in the order in which they are written:", _shown(found.manifests)]
     return "\n".join(lines)
+
+
+def _shown(manifests: Sequence[Manifest]) -> str:
+    """Return the manifests; of many that differ in their numbers only, the first ones."""
+    texts = [yaml.safe_dump(manifest, sort_keys=False).rstrip() for manifest in manifests]
+    shapes = [re.sub(r"\d+", "0", text) for text in texts]
+    count = Counter(shapes)
+    shown: list[str] = []
+    for number, (text, shape) in enumerate(zip(texts, shapes, strict=True)):
+        before = shapes[:number].count(shape)
+        if count[shape] <= _ALIKE or before < _ALIKE // 2:
+            shown.append(text)
+        elif before == _ALIKE // 2:
+            shown.append(f"# and {count[shape] - before} more that differ in their numbers only")
+    return "\n---\n".join(shown)

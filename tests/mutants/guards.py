@@ -12,12 +12,14 @@ _ROUTES = (
         "path-searched",
         {"HR-03": let_in("alice", "/x/metrics")},
         ("HR-04", "HR-01"),
+        version="v1alpha1",
         raw=objects.of_match(objects.pattern(".*{}".format)),
     ),
     Mutant(
         "path-whole",
         {"HR-04": kept_out("alice", "/metrics/sub")},
         ("HR-01", "HR-03"),
+        version="v1alpha2",
         raw=objects.of_match(objects.pattern("(?:{})$".format)),
     ),
     Mutant(
@@ -40,12 +42,14 @@ _ROUTES = (
             "TT-14": r"alice POST /metrics: ok 200 from \S+/api, [1-9]\d* arrived",
         },
         ("HR-01", "HR-10"),
+        version="v1alpha2",
         raw=objects.of_match(lambda match: match.update(methods=["*"])),
     ),
     Mutant(
         "star-literal",
         {"HR-07": kept_out("alice", "PUT /any")},
-        ("HR-14",),
+        ("HR-01", "HR-06"),
+        version="v1alpha1",
         raw=objects.of_match(objects.star_is_get),
     ),
     Mutant(
@@ -58,24 +62,34 @@ _ROUTES = (
         "rule-matches-ignored",
         {"HR-09": let_in("alice", "/secret")},
         ("HR-08", "TT-04"),
+        version="v1alpha1",
         raw=objects.of_target(objects.whole_groups),
     ),
     Mutant(
         "bad-pattern-is-any",
         {"HR-19": let_in("alice", r"/new\(?")},
-        ("HR-01",),
+        ("HR-01", "HR-02"),
         raw=objects.of_match(objects.bad_pattern_is_any),
     ),
     Mutant(
         "header-literal",
         {"HR-12": kept_out("alice", "/h")},
         ("HR-10", "HR-11"),
+        version="v1alpha3",
         raw=objects.of_match(objects.header_values(re.escape)),
+    ),
+    Mutant(
+        "headers-dropped-where-there-are-none",
+        {"HR-16": let_in("alice", "/h")},
+        ("HR-01", "HR-06"),
+        version="v1alpha1",
+        raw=objects.of_match(objects.without_headers),
     ),
     Mutant(
         "no-path-is-no-match",
         {"HR-14": kept_out("alice", "/any")},
         ("HR-10", "HR-13"),
+        version="v1alpha2",
         raw=objects.of_group(lambda all_: [match for match in all_ if "pathRegex" in match]),
     ),
 )
@@ -90,25 +104,31 @@ _ACCESS = (
             "TT-04": f"{began_open()}|{let_in('alice', '/closed')}",
             "XR-01": r"the open share works: .*ok 200 from \S+/v2",
         },
-        ("TS-02",),
+        ("TS-02", "TS-06"),
         mesh=meshes.allow_all,
     ),
     Mutant(
         "everything-dead",
         {"TT-01": r"the control \(.*\) works: .*http_error 403", "TT-02": "requests reach api: .*http_error 403"},
-        ("TS-02",),
+        ("TS-02", "TS-06"),
         mesh=meshes.everything_dead,
     ),
     Mutant(
         "any-source",
         {"TT-03": let_in("bob"), "TT-05": let_in("carol")},
         ("TT-02", "TT-04"),
+        version="v1alpha1",
         mesh=meshes.any_source,
     ),
     Mutant(
         "routes-ignored",
-        {"TT-04": let_in("alice", "/closed"), "HR-01": let_in("alice", "/other")},
+        {
+            "TT-04": let_in("alice", "/closed"),
+            "HR-01": let_in("alice", "/other"),
+            "HR-18": let_in("alice", "/shop.Shop/Put"),
+        },
         ("TT-02", "TT-03"),
+        version="v1alpha3",
         mesh=meshes.routes_ignored,
     ),
     Mutant(
@@ -126,7 +146,7 @@ _ACCESS = (
     Mutant(
         "first-workload-guarded",
         {"TT-08": let_in("bob", where=r"\S+/other-\d+")},
-        ("TT-03",),
+        ("TT-02", "TT-03"),
         mesh=meshes.first_workload_guarded,
     ),
     Mutant(
@@ -139,6 +159,7 @@ _ACCESS = (
         "by-service",
         {"TT-09": r"only the open pods answer: .*ok 200 from \S+/web|requests arrived at \['api', 'web'\]"},
         ("TT-02", "TT-03"),
+        version="v1alpha3",
         mesh=meshes.by_service,
     ),
     Mutant(
@@ -157,6 +178,7 @@ _ACCESS = (
         "first-match-only",
         {"TT-11": kept_out("alice", "/b")},
         ("TT-02", "HR-09"),
+        version="v1alpha1",
         patches=stages.first_match_only,
     ),
     Mutant(
@@ -169,7 +191,7 @@ _ACCESS = (
     Mutant(
         "no-port-grants-nothing",
         {"API-06": kept_out("alice"), "TT-13": kept_out("alice")},
-        ("TT-12",),
+        ("TT-12", "API-02"),
         version="v1alpha1",
         raw=objects.of_target(objects.no_port_grants_nothing),
     ),
@@ -188,12 +210,14 @@ _ACCESS = (
         "empty-sources-are-all",
         {"TT-17": let_in("alice|bob")},
         ("TT-02", "TT-03"),
+        version="v1alpha3",
         raw=objects.of_target(objects.empty_sources_are_all),
     ),
     Mutant(
         "missing-group-is-any",
         {"TT-18": let_in("alice", "/two")},
         ("TT-02", "HR-09"),
+        version="v1alpha2",
         patches=stages.missing_group_is_any,
     ),
     Mutant(
@@ -205,10 +229,16 @@ _ACCESS = (
     Mutant(
         "bindings-only",
         {"TT-22": kept_out("alice"), "TT-02": "requests reach api: .*http_error 403"},
-        ("API-02",),
+        ("API-02", "TS-01"),
         raw=objects.of_target(objects.bindings_only),
     ),
-    Mutant("identity-by-header", {"TT-23": let_in("bob")}, ("TT-02", "TT-03"), mesh=meshes.identity_by_header),
+    Mutant(
+        "identity-by-header",
+        {"TT-23": let_in("bob")},
+        ("TT-02", "TT-03"),
+        version="v1alpha2",
+        mesh=meshes.identity_by_header,
+    ),
     Mutant(
         "targets-at-their-destination",
         {"TT-24": let_in("alice")},
@@ -251,23 +281,31 @@ _IDENTITIES = (
     Mutant(
         "empty-selector-is-all",
         {"IB-10": let_in("alice")},
-        ("IB-01",),
+        ("IB-01", "IB-04"),
         raw=objects.of_binding(objects.empty_selector_is_all),
+    ),
+    # A mesh that knows everything by its name alone: no API group, no trust domain, no namespace of routes.
+    Mutant(
+        "names-alone-count",
+        {"IB-05": let_in("alice"), "IB-12": let_in("alice"), "TT-21": let_in("alice", "/far")},
+        ("IB-01", "TT-04"),
+        raw=objects.names_only,
+        patches=stages.groups_of_any_namespace,
     ),
 )
 
 _PORTS = (
     Mutant(
         "tcp-routes-unknown",
-        {"TR-01": "requests reach api: .*reset"},
-        ("TT-02",),
+        {"TR-01": "requests reach api: .*reset", "TR-05": "requests reach api: .*(?:reset|timeout)"},
+        ("TT-02", "TT-03"),
         version="v1alpha3",
         changes=batches.kind_unknown("TCPRoute"),
     ),
     Mutant(
         "tcp-ports-ignored",
         {"TR-02": let_in("alice", port=9001)},
-        ("TR-03",),
+        ("TR-03", "TR-04"),
         raw=objects.of_tcp_route(objects.without_tcp_ports),
     ),
     Mutant(

@@ -101,6 +101,11 @@ unmatched_to_backends = _ports(lambda _, port: _unmatched(port, lambda split: sp
 unmatched_to_nobody = _ports(lambda _, port: _unmatched(port, lambda _: ()))
 
 
+def _query_too(match: Match) -> Match:
+    whole = (HeaderMatch(":path", match.path),) if match.path else ()
+    return replace(match, path=None, headers=(*match.headers, *whole))
+
+
 def pooled(mesh: Mesh) -> Mesh:
     """Spread weights over endpoints instead of Services."""
 
@@ -257,6 +262,7 @@ everything_dead = _workloads(
     open_callers=False,
 )
 routes_ignored = _rules(lambda _, rule: replace(rule, matches=None))
+query_matched = _rules(lambda _, rule: replace(rule, matches=rule.matches and tuple(map(_query_too, rule.matches))))
 
 
 def _everybody(workload: Workload, like: Principal) -> tuple[Principal, ...]:

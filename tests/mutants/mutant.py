@@ -32,6 +32,11 @@ def got(app: str, share: str) -> str:
     return rf"{app} got \d+ of \d+, accepted for {re.escape(share)}:"
 
 
+def off(app: str, share: str) -> str:
+    """Say that weights that were changed never came near, or are not kept in the sample."""
+    return f"not even nearly within|{got(app, share)}"
+
+
 def stray(app: str) -> str:
     """Say that a workload answered that is none of the backends."""
     return rf"only backends answer: .*last seen: ok 200 from \S+/{app}$"
@@ -51,6 +56,11 @@ def let_in(who: str, path: str = "/", *, where: str = r"\S+", port: int = 8080) 
     """Say that somebody got in who must not."""
     ways = r"is denied: .*last seen: ok|: \d+ of \d+ (?:were answered|arrived)"
     return rf"(?:^|\s){path} on {where}:{port} \(\w+\) by \S+/(?:{who})\s?(?:{ways})"
+
+
+def unsaid(kind: str) -> str:
+    """Say that nothing was said about an object of a kind."""
+    return f"nothing about {kind} "
 
 
 def began_open(who: str = "alice") -> str:

@@ -193,6 +193,11 @@ def headers_one_by_one(matches: list[Raw]) -> list[Raw]:
     return split
 
 
+def without_headers(match: Raw) -> None:
+    """Drop the headers and keep the rest."""
+    match.pop("headers", None)
+
+
 # ------------------------------------------------------------------------------------------------------------ access
 
 
@@ -229,6 +234,17 @@ def own_sources_only(raw: Raw) -> None:
     if raw["kind"] == "TrafficTarget":
         own, body = raw["metadata"]["namespace"], _body(raw)
         body["sources"] = [item for item in body.get("sources", ()) if item.get("namespace", own) == own]
+
+
+def names_only(raw: Raw) -> None:
+    """Forget the API group of a subject and the trust domain of an identity."""
+    if raw["kind"] == "TrafficTarget":
+        for subject in _body(raw).get("sources") or ():
+            subject.pop("group", None)
+    if raw["kind"] == "IdentityBinding":
+        schemes = raw["spec"].get("schemes", {})
+        ids = [re.sub("^(spiffe://)?[^/]+/", "cluster.local/", item) for item in schemes.get("spiffeIdentities", ())]
+        schemes.update({"spiffeIdentities": ids} if ids else {})
 
 
 def without_tcp_ports(route: Raw) -> None:

@@ -14,6 +14,7 @@ from smi_adapter.backends.envoy.names import LISTENER, inbound_name
 from smi_adapter.findings import Ref
 from smi_adapter.mesh import Match, Principal, Protocol, WeightedTarget
 from smi_adapter.smi import schema
+from smi_adapter.sources import directory
 from smi_adapter.translate import identities, splits, targets
 from smi_adapter.translate.names import spiffe_id
 from tests.mutants.mutant import Patch
@@ -71,6 +72,15 @@ missing_match_is_the_group = _rule(_known_names)
 first_match_only = _rule(_first_if_unnamed)
 
 
+def _of_any_namespace(original: Any, view: Any, target: Any, rule: Any, *more: Any) -> tuple[Match, ...]:
+    elsewhere = [namespace for namespace, name in view._snapshot.route_groups if name == rule.name]
+    metas = [target.meta, *(replace(target.meta, namespace=namespace) for namespace in elsewhere)]
+    return tuple(match for meta in metas for match in original(view, replace(target, meta=meta), rule, *more))
+
+
+groups_of_any_namespace = _rule(_of_any_namespace)
+
+
 def _selected_anywhere(_: Any) -> Any:
     def made(view: Any, namespace: str, selector: Any) -> dict[Any, Principal]:
         del namespace
@@ -87,6 +97,14 @@ def _selected_anywhere(_: Any) -> Any:
 
 selector_crosses_namespaces = (Patch(identities, "_selected", _selected_anywhere),)
 
+newest_wins = (Patch(splits, "_age", lambda original: lambda split: _reversed(*original(split))),)
+container_ports = (Patch(targets, "_service_ports", lambda _: lambda *_: None),)
+
+
+def _reversed(unknown: bool, created: str) -> tuple[bool, str]:
+    return unknown, "".join(chr(255 - ord(letter)) for letter in created)
+
+
 # -------------------------------------------------------------------------------------------------------------- Envoy
 
 
@@ -102,18 +120,34 @@ def _raw_paths(original: Fields) -> Fields:
 paths_as_they_come = (Patch(hcm, "_SETTINGS", _raw_paths),)
 
 
-def _short_names_only(original: Any) -> Any:
-    full = {"name": ":authority", "string_match": {"contains": ".svc.cluster.local"}}
-    nowhere = {"match": {"prefix": "/", "headers": [full]}, "direct_response": {"status": 404}}
+def _unknown(names: Fields) -> tuple[Patch, ...]:
+    """Know nothing of requests whose Host header is one of these."""
+    host = {"name": ":authority", "string_match": names}
+    nowhere = {"match": {"prefix": "/", "headers": [host]}, "direct_response": {"status": 404}}
 
-    def made(name: str, fields: Fields) -> Fields:
-        whole: Fields = original(name, {**fields, "routes": [nowhere, *fields["routes"]]})
-        return whole
+    def made(original: Any) -> Any:
+        return lambda name, fields: original(name, {**fields, "routes": [nowhere, *fields["routes"]]})
 
-    return made
+    return (Patch(routes, "one_virtual_host", made),)
 
 
-full_name_unknown = (Patch(routes, "one_virtual_host", _short_names_only),)
+def _by_client(original: Any) -> Any:
+    """Let the address of a client decide which of several backends is its own."""
+    address = {"hash_policy": [{"connection_properties": {"source_ip": True}}]}
+
+    def sticky(entry: Fields) -> Fields:
+        action = entry.get("route", {})
+        if "weighted_clusters" not in action:
+            return entry
+        weighted = {**action["weighted_clusters"], "use_hash_policy": value(True)}
+        return {**entry, "route": {**action, **address, "weighted_clusters": weighted}}
+
+    return lambda name, fields: original(name, {**fields, "routes": [sticky(entry) for entry in fields["routes"]]})
+
+
+divided_by_client = (Patch(routes, "one_virtual_host", _by_client),)
+full_name_unknown = _unknown({"contains": ".svc.cluster.local"})
+bare_name_unknown = _unknown({"safe_regex": {"regex": r"root-\d+"}})
 
 
 def _plain_text_too(_: Any) -> Any:
@@ -186,6 +220,32 @@ def _old_comes_back(take: Any) -> Any:
 
 
 old_comes_back = (Patch(local.LocalMesh, "_take", _old_comes_back),)
+
+
+def _fails_first(take: Any) -> Any:
+    """Let every update of a split lead nowhere for a moment."""
+    known: set[Ref] = set()
+
+    def arrived(mesh: Any, batch: Mapping[Ref, Any]) -> None:
+        take(mesh, {ref: raw for ref, raw in batch.items() if ref in known})
+
+    def made(mesh: Any, batch: Mapping[Ref, Any]) -> None:
+        splits = {ref: raw for ref, raw in batch.items() if ref.kind == "TrafficSplit"}
+        updates = {ref: raw for ref, raw in splits.items() if raw is not None and ref in known}
+        nobody = [{"service": "nobody", "weight": 1}]
+        broken = {ref: {**raw, "spec": {**raw["spec"], "backends": nobody}} for ref, raw in updates.items()}
+        known.update(ref for ref, raw in splits.items() if raw is not None)
+        known.difference_update(ref for ref, raw in splits.items() if raw is None)
+        take(mesh, {**batch, **broken})
+        if updates:
+            asyncio.get_running_loop().call_later(0.15, arrived, mesh, updates)
+
+    return made
+
+
+updates_fail_first = (Patch(local.LocalMesh, "_take", _fails_first),)
+watch_not_renewed = (Patch(directory, "RESCAN", lambda _: 1e6),)
+says_nothing = (Patch(local.LocalMesh, "findings", lambda _: lambda _: ()),)
 
 # ---------------------------------------------------------------------------------------------------------------- API
 

@@ -11,13 +11,21 @@ from types import MappingProxyType
 
 from tests.mutants import batches, meshes, objects, stages
 from tests.mutants.guards import GUARDS
-from tests.mutants.mutant import Mutant, got, kept_out, leaked, let_in, reached, stray
+from tests.mutants.mutant import Mutant, got, kept_out, leaked, let_in, off, reached, stray, unsaid
 
 _SPLITS = (
     Mutant(
         "weights-swapped",
-        {"TS-02": got("v1", "0.9"), "TS-05": got("v1", "0.6667")},
+        {
+            "TS-02": got("v1", "0.9"),
+            "TS-05": got("v1", "0.6667"),
+            "TS-33": got("v1", "0.9"),
+            "TS-34": got("v1", "0.9"),
+            "CC-01": f"not even nearly within|{stray('v2')}",
+            "CC-03": got("v1", "0.05"),
+        },
         ("TS-06", "TS-26"),
+        version="v1alpha3",
         raw=objects.of_split(objects.swap),
     ),
     Mutant(
@@ -30,14 +38,15 @@ _SPLITS = (
     Mutant(
         "zero-leaks",
         {"TS-07": leaked("v1", "v2"), "TS-08": leaked("v1", "v2")},
-        ("TS-06",),
+        ("TS-06", "TS-26"),
+        version="v1alpha2",
         full=True,
         raw=objects.of_split(objects.zero_is_one_percent),
     ),
     Mutant(
         "quantities-as-integers",
-        {"TS-04": got("v1", "0.6667"), "API-04": "v1 67%, v2 33%: not even nearly"},
-        ("TS-06",),
+        {"TS-04": got("v1", "0.6667"), "API-04": off("v1", "0.6667")},
+        ("TS-06", "TS-07"),
         version="v1alpha1",
         raw=objects.of_split(objects.without_unit),
     ),
@@ -50,28 +59,55 @@ _SPLITS = (
         full=True,
         raw=objects.of_split(objects.rounded_up),
     ),
-    Mutant("pooled-endpoints", {"TS-10": got("v1", "0.5")}, ("TS-02",), mesh=meshes.pooled),
+    Mutant("pooled-endpoints", {"TS-10": got("v1", "0.5")}, ("TS-02", "TS-06"), version="v1alpha2", mesh=meshes.pooled),
     Mutant(
         "first-endpoint-only",
-        {"TS-01": "requests reach base and v1 and v2: .*never answered: v1, v2"},
+        {
+            "TS-01": "requests reach base and v1 and v2: .*never answered: v1, v2",
+            "TT-25": r"only \['twin-\d'\] answered|never answered: .*twin-",
+            "TS-32": r"not every pod answers after scaling up|never answered: .*v3-",
+        },
         ("TS-02", "TS-26"),
         mesh=meshes.first_endpoint_only,
     ),
     Mutant(
         "root-leaks",
-        {"TS-06": leaked("v1", "base"), "TS-09": leaked("v1", "base", "v2")},
-        ("TS-01",),
+        {
+            "TS-06": leaked("v1", "base"),
+            "TS-09": leaked("v1", "base", "v2"),
+            "CC-02": leaked("v1", "base"),
+        },
+        ("TS-01", "HR-01"),
+        version="v1alpha1",
         raw=objects.of_split(objects.root_leaks),
     ),
-    Mutant("ports-ignored", {"TS-20": stray("v2")}, ("TS-02", "TS-18"), patches=stages.ports_ignored),
-    Mutant("first-port-only", {"TS-18": stray("base")}, ("TS-02", "TS-25"), mesh=meshes.first_port_only),
+    Mutant(
+        "ports-ignored",
+        {"TS-20": stray("v2")},
+        ("TS-02", "TS-18"),
+        version="v1alpha3",
+        patches=stages.ports_ignored,
+    ),
+    Mutant(
+        "first-port-only",
+        {"TS-18": stray("base"), "TS-29": r"connections reach the backends: .*last seen: ok from \S+/base"},
+        ("TS-02", "TS-25"),
+        version="v1alpha2",
+        mesh=meshes.first_port_only,
+    ),
     Mutant(
         "roots-target-port",
         {"TS-19": r"came in at \[\('v1', 8080\), \('v2', 8080\)\]"},
         ("TS-02", "TS-18"),
         mesh=meshes.roots_target_port_for_all,
     ),
-    Mutant("backends-split-followed", {"TS-23": stray("v2")}, ("TS-02", "TS-12"), mesh=meshes.backends_splits_followed),
+    Mutant(
+        "backends-split-followed",
+        {"TS-23": stray("v2")},
+        ("TS-06", "TS-12"),
+        version="v1alpha1",
+        mesh=meshes.backends_splits_followed,
+    ),
     Mutant("leaves-split-too", {"TS-12": stray("v2")}, ("TS-02", "TS-06"), mesh=meshes.leaves_split_too),
     Mutant(
         "names-count-everywhere",
@@ -86,13 +122,49 @@ _SPLITS = (
         patches=stages.full_name_unknown,
     ),
     Mutant(
+        "bare-name-unknown",
+        {"TS-15": "requests reach v1: .*http_error 404"},
+        ("TS-02", "TS-14"),
+        version="v1alpha2",
+        patches=stages.bare_name_unknown,
+    ),
+    Mutant(
+        "cluster-ips-only",
+        {"TS-31": "requests reach v2: .*http_error 503"},
+        ("TS-02", "TS-06"),
+        version="v1alpha3",
+        changes=batches.cluster_ips_only,
+    ),
+    Mutant(
+        "divided-by-client",
+        {"TS-28": "requests reach v1 and v2: .*never answered: v[12]$"},
+        ("TS-06", "TS-26"),
+        patches=stages.divided_by_client,
+    ),
+    Mutant(
+        "says-nothing",
+        {
+            "TS-21": unsaid("TrafficSplit"),
+            "API-08": unsaid("TrafficSplit"),
+            "API-09": unsaid("TrafficSplit"),
+            "HR-19": unsaid("HTTPRouteGroup"),
+        },
+        ("TS-20", "TS-26"),
+        patches=stages.says_nothing,
+    ),
+    Mutant(
         "own-clients-only",
         {"TS-11": stray("base"), "TS-16": stray("base")},
         ("TS-02", "TS-06"),
+        version="v1alpha2",
         mesh=meshes.own_clients_only,
     ),
     Mutant(
-        "delete-ignored", {"TS-26": stray("v1")}, ("TS-02", "TS-25"), changes=batches.deletions_lost("TrafficSplit")
+        "delete-ignored",
+        {"TS-26": stray("v1")},
+        ("TS-06", "TS-25"),
+        version="v1alpha1",
+        changes=batches.deletions_lost("TrafficSplit"),
     ),
 )
 
@@ -107,7 +179,8 @@ _MATCHES = (
     Mutant(
         "unmatched-to-backends",
         {"TS-41": "unmatched requests were answered by {'v2'"},
-        ("TS-40",),
+        ("TS-40", "TS-02"),
+        version="v1alpha3",
         mesh=meshes.unmatched_to_backends,
     ),
     Mutant(
@@ -119,13 +192,15 @@ _MATCHES = (
     Mutant(
         "heaviest-takes-what-matches",
         {"TS-42": "only backends answer: .*never answered: v2"},
-        ("TS-40", "TS-41", "TS-02"),
+        ("TS-40", "TS-02"),
+        version="v1alpha3",
         mesh=meshes.heaviest_takes_what_matches,
     ),
     Mutant(
         "second-group-dropped",
         {"TS-43": reached("v2", "base")},
-        ("TS-40", "TS-41"),
+        ("TS-40", "TS-02"),
+        version="v1alpha3",
         raw=objects.of_split(objects.first_group_only),
     ),
     Mutant(
@@ -159,9 +234,39 @@ _MATCHES = (
 _STALE = (
     Mutant(
         "update-never-pushed",
-        {"TS-25": stray("v1"), "CV-01": reached("v2", "v1")},
-        ("TS-02",),
+        {
+            "TS-25": stray("v1"),
+            "CV-01": reached("v2", "v1"),
+            "CV-06": reached("v2", "(?:v1|base)"),  # it is a restart, too: the first form is as seen as the second
+        },
+        ("TS-02", "TS-26"),
         changes=batches.updates_lost("TrafficSplit"),
+    ),
+    Mutant(
+        "watch-not-renewed",
+        {"CV-09": reached("v2", "v1")},
+        ("API-02", "API-07"),  # what is written after it is seen by nobody either
+        patches=stages.watch_not_renewed,
+    ),
+    Mutant(
+        "updates-fail-first",
+        {
+            "TS-27": r"\d+ of \d+ requests failed, the first with: http_error 503",
+            "CV-04": r"\d+ of \d+ requests failed, the first with: http_error 503",
+        },
+        ("TS-02", "TS-26"),
+        patches=stages.updates_fail_first,
+    ),
+    Mutant(
+        "references-resolved-once",
+        {
+            "TS-08": stray("base"),
+            "CV-07": r"reach(?: v2| the pods): not within .*ok 200 from \S+/base",
+            "TT-19": kept_out("alice"),
+        },
+        ("TS-02", "TT-02"),
+        version="v1alpha2",
+        changes=batches.references_resolved_once,
     ),
     Mutant(
         "second-proxies-keep-the-old",
@@ -172,32 +277,42 @@ _STALE = (
     Mutant(
         "old-comes-back",
         {"CV-03": r"answers after convergence were old|then \d+ of \d+ were otherwise, the first: ok 200 from \S+/v1"},
-        ("TS-02",),
+        ("TS-02", "TS-06"),
         patches=stages.old_comes_back,
     ),
     Mutant(
-        "target-edits-ignored",
-        {"TT-07": let_in("bob"), "CV-02": let_in("alice")},
+        "edits-ignored-but-of-splits",
+        {
+            "TT-07": let_in("bob"),
+            "CV-02": let_in("alice"),
+            "IB-11": kept_out("carol"),
+            "TS-47": reached("v2", "base"),
+        },
         ("TT-02", "TT-03"),
-        changes=batches.updates_lost("TrafficTarget"),
+        changes=batches.updates_lost("TrafficTarget", "IdentityBinding", "HTTPRouteGroup"),
     ),
     Mutant(
         "target-deletion-ignored",
         {"TT-07": let_in("alice")},
-        ("XR-01",),
+        ("TT-02", "TT-03"),
+        version="v1alpha2",
         changes=batches.deletions_lost("TrafficTarget"),
     ),
     Mutant(
         "bad-object-stops",
         {"CV-08": reached("v1", "base")},
-        ("TS-01",),
+        ("TS-02", "TS-26"),
         changes=batches.one_bad_object_stops_all(),
     ),
     # How long a change may take is said by whoever runs the suite (30 s unless told): late is wrong after that only.
     # Far more than the deadline: on a busy machine the last look may take seconds.
     Mutant(
         "late",
-        {"CV-01": "requests reach v1: not within 4 s", "CV-02": f"{kept_out('alice')} 4 s"},
+        {
+            "CV-01": "requests reach v1: not within 4 s",
+            "CV-02": f"{kept_out('alice')} 4 s",
+            "CV-05": "requests reach v2: not within 4 s",
+        },
         ("TS-01",),
         deadline=4.0,
         patches=stages.late(12.0),
@@ -213,6 +328,16 @@ _READINGS = (
         ("HR-17",),
         raw=objects.of_match(objects.header_values(".*({}).*".format)),
     ),
+    Mutant("query-matched", {}, ("HR-01", "HR-02"), ("HR-05",), mesh=meshes.query_matched),
+    Mutant(
+        "missing-keeps-its-share",
+        {},
+        ("TS-08", "TS-02"),
+        ("TS-36",),
+        changes=batches.missing_backends_have_no_pods,
+    ),
+    Mutant("newest-split-wins", {}, ("TS-02", "TS-25"), ("TS-37",), patches=stages.newest_wins),
+    Mutant("container-port", {}, ("TR-02", "TR-03"), ("TR-07",), patches=stages.container_ports),
     Mutant("http-opens-tcp", {}, ("TR-03", "TT-02"), ("TR-06",), mesh=meshes.http_opens_tcp),
     Mutant("all-zero-is-even", {}, ("TS-07", "TS-02"), ("TS-35",), raw=objects.of_split(objects.all_zero_is_even)),
 )
@@ -224,9 +349,11 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
 UNPROVED: Mapping[str, str] = MappingProxyType(
     {
         "TS-13": "what a client outside of the mesh finds is kube-proxy's work, which the driver does here",
+        "API-03": "it reads objects back under other versions, which the files that mutants are played with can't do",
+        "TT-26": "it needs a kubelet, and a host outside of the mesh",
         "UR-01": "it fails for the adapter as it is (ADR 16): no mutant can show that it fails for a reason",
         "UR-02": "the same",
         "UR-03": "the same",
     }
 )
-"""MUST cases that no mutant fails, and why. It may only become shorter."""
+"""Cases that could fail (all but those that only observe) and do for no mutant, and why. It may only become shorter."""
