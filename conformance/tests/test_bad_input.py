@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,20 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """Return a device that is always full, and that only this test can lose: root could replace the machine's own."""
+    path = tmp_path / "full"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        path.open("w").close()
+    except PermissionError:  # an ordinary user, who can't harm that of the machine either
+        if not os.geteuid():
+            pytest.skip("no device can be made here")
+        path = Path("/dev/full")
+    return path
 
 
 def test_an_implementation_without_a_mesh_passes_what_needs_none(place: Place) -> None:
@@ -204,11 +219,10 @@ def test_a_mistake_in_an_option_is_told_before_anything_is_run(
     assert not place.report.exists()
 
 
-def test_a_junit_file_that_cannot_be_written_is_told_and_the_verdicts_too(place: Place) -> None:
+def test_a_junit_file_that_cannot_be_written_is_told_and_the_verdicts_too(place: Place, full: Path) -> None:
     page, twice = place.folder / "page.html", ("--repeat", "2")
-    code, said = place.run(
-        "-k", "API-07", "--profile", "ACCESS-L4", "--junit", "/dev/full", "--html", str(page), *twice
-    )
+    where = ("--junit", str(full), "--html", str(page))
+    code, said = place.run("-k", "API-07", "--profile", "ACCESS-L4", *where, *twice)
     assert code == 5, said
     assert "the report could not be written" not in said
     assert "API-07" in page.read_text()
