@@ -178,8 +178,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if int(config.getoption("verbose")) <= 0:
         run.tell = progress.tell  # when it is known: pytest asks in another order
     for harness in run.harnesses:
-        if isinstance(harness, KubernetesHarness):
+        if isinstance(harness, KubernetesHarness | LocalHarness):
             harness.tell = progress.say
+    run.say = _complain
     run.start(selected, keep=bool(config.getoption("--smi-keep")))
 
 
@@ -200,6 +201,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         except OSError as error:
             session.config.stash[UNWRITTEN] = f"the report could not be written: {path}: {error.strerror or error}"
             sys.stderr.write(session.config.stash[UNWRITTEN] + "\n")
+
+
+def _complain(line: str) -> None:
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(f"{line}\n")
+        sys.__stderr__.flush()
 
 
 def _interrupted() -> None:
