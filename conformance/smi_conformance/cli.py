@@ -20,6 +20,7 @@ import pytest
 
 from smi_conformance import __version__, catalog, expected, report, tally
 from smi_conformance.catalog import FEATURES, PROFILES
+from smi_conformance.console import Console
 from smi_conformance.junit import junit
 from smi_conformance.page import page
 from smi_conformance.plugin import REPORT, RUN, deadline_of, ending, written
@@ -47,8 +48,22 @@ def main() -> None:
 
 
 def entry() -> None:
-    """Run the command line."""
-    sys.exit(main(prog_name="smi-conformance"))
+    """Run the command line; 5 if something went well and could not be told on stdout, 130 on ^C."""
+    console = Console()
+    try:
+        code: Any = main(prog_name="smi-conformance", standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except SystemExit as end:
+        code = end.code
+    code = code if isinstance(code, int) else 0
+    trouble = console.trouble()
+    if trouble and not console.left:
+        click.echo(f"not all could be printed: {trouble}", err=True)
+    sys.exit(5 if trouble and code in {0, 4} else code)
 
 
 @main.command()

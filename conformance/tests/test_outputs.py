@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -158,3 +159,47 @@ def test_blanks_between_names_do_not_matter(place: Place) -> None:
     code, said = place.run("-k", "API-07, TS-33", "--profile", "ACCESS-L4 , SPLIT", "--quick")
     assert code == 0, said
     assert set(place.rows()) == {"API-07", "TS-33"}
+
+
+def printing(place: Place, ending: str, *words: str) -> tuple[int, str]:
+    """Run a command whose stdout goes somewhere else; return its exit code and its stderr."""
+    line = " ".join((sys.executable, "-m", "smi_conformance", *words, ending))
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "TMPDIR": str(place.scratch)}
+    shell = ["bash", "-o", "pipefail", "-c", line]
+    done = subprocess.run(
+        shell, cwd=place.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stderr
+
+
+RUN = ("run", "--target", "target.yaml", "--versions", "v1alpha4", *SHORT, "--report", "report.yaml")
+
+
+def test_a_run_whose_output_nobody_reads_goes_to_its_end(place: Place) -> None:
+    code, said = printing(place, "| true", *RUN)
+    assert (code, said) == (5, "")
+    assert place.rows()["API-07"]["result"] == "passed"
+
+
+def test_a_full_or_closed_stdout_is_told_and_takes_no_verdict_away(place: Place, full: Path) -> None:
+    code, said = printing(place, f"> {full}", *RUN)
+    assert (code, said) == (5, "not all could be printed: No space left on device\n")
+    assert place.rows()["API-07"]["result"] == "passed"
+    code, said = printing(place, ">&-", *RUN)
+    assert (code, said) == (5, "not all could be printed: Bad file descriptor\n")
+
+
+def test_a_list_that_is_cut_short_is_no_traceback(place: Place) -> None:
+    assert printing(place, "| head -1", "list") in {(5, ""), (0, "")}
+    assert printing(place, "", "explain", "TS-99")[0] == 2
+
+
+@pytest.mark.parametrize("after", [0.02, 0.1, 0.2, 0.3, 0.45])
+def test_an_interruption_is_none_of_ours_however_early_it_comes(place: Place, after: float) -> None:
+    process = place.start("-k", "TS-06", "--deadline", "30")
+    threading.Event().wait(after)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode in {130, -signal.SIGINT}, said  # the latter: before there was any Python of ours
+    assert "smi_conformance" not in said or "Traceback" not in said
+    assert place.left() == []
