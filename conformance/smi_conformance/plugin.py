@@ -33,7 +33,11 @@ from smi_conformance.trial import QUICK, Rules
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
+TARGET: pytest.StashKey[Target] = pytest.StashKey()
+CHOSEN: pytest.StashKey[Selection] = pytest.StashKey()
+LEFT_OUT: pytest.StashKey[list[str]] = pytest.StashKey()
 _ITEM = "smi_instance"
+_TOLD = 5
 UNCLAIMED = "(not claimed, for information)"
 
 
@@ -83,14 +87,20 @@ def pytest_configure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if config.getoption("--smi-cli") and reporter is not None:
         config.pluginmanager.unregister(reporter)
+    if path := str(config.getoption("--smi-target")):
+        try:
+            target = config.stash[TARGET] = load(Path(path))
+            config.stash[CHOSEN] = _chosen(config, target)
+        except (TargetError, SelectionError) as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def _names(config: pytest.Config, option: str) -> list[str]:
-    return [name for name in str(config.getoption(option)).split(",") if name]
+    return [name.strip() for name in str(config.getoption(option)).split(",") if name.strip()]
 
 
-def _chosen(config: pytest.Config) -> Selection:
-    profiles = _names(config, "--smi-profile") or load(Path(config.getoption("--smi-target"))).profiles
+def _chosen(config: pytest.Config, target: Target) -> Selection:
+    profiles = _names(config, "--smi-profile") or target.profiles
     return selection(profiles, _names(config, "--smi-versions"), _names(config, "--smi-case"))
 
 
@@ -101,23 +111,30 @@ def instance_of(item: pytest.Item) -> Instance | None:
     return found if isinstance(found, Instance) else None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the cases that were asked for."""
+    """Keep the cases that were asked for, of those that pytest's own options left."""
     ours = [item for item in items if instance_of(item) is not None]
-    if not ours:
-        return
-    if not config.getoption("--smi-target"):
-        gone = ours
-    else:
-        try:
-            chosen = _chosen(config)
-        except (TargetError, SelectionError) as error:
-            raise pytest.UsageError(str(error)) from error
-        gone = [item for item in ours if not chosen.has(instance_of(item))]  # type: ignore[arg-type]
+    chosen = config.stash.get(CHOSEN, None)
+    gone = [item for item in ours if chosen is None or not chosen.has(instance_of(item))]  # type: ignore[arg-type]
     if gone:
         config.hook.pytest_deselected(items=gone)
         dropped = {id(item) for item in gone}
         items[:] = [item for item in items if id(item) not in dropped]
+    ids = {found.entry.id: None for item in gone if (found := instance_of(item)) is not None}
+    if gone and (len(gone) == len(ours) or config.getoption("keyword")):
+        config.stash[LEFT_OUT] = _left_out(chosen, tuple(ids))
+
+
+def _left_out(chosen: Selection | None, ids: tuple[str, ...]) -> list[str]:
+    """Return why cases were left out that somebody may have meant."""
+    if chosen is None:
+        return [f"{len(ids)} cases were left out: --smi-target says what they are played against"]
+    lines = [
+        f"not played: {line.replace('--profile', '--smi-profile')}" for line in replace(chosen, ids=ids).unplayed()
+    ]
+    more = [f"not played: {len(lines) - _TOLD} more"] if lines[_TOLD:] else []
+    return lines[:_TOLD] + more
 
 
 def harnesses_of(config: pytest.Config, target: Target) -> list[Harness]:
@@ -164,7 +181,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     selected = [found for item in session.items if (found := instance_of(item)) is not None]
     if not selected or config.getoption("collectonly"):
         return
-    target = load(Path(config.getoption("--smi-target")))
+    target = config.stash[TARGET]
     profiles = tuple(_names(config, "--smi-profile")) or target.profiles
     if missing := unswitchable(target, profiles, selected):
         raise pytest.UsageError(missing)
@@ -216,6 +233,8 @@ def _interrupted() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say at the end of pytest's own output what the run amounts to."""
+    for line in config.stash.get(LEFT_OUT, ()):
+        terminalreporter.write_line(line)
     made = config.stash.get(REPORT, None)
     if made is None:
         return
