@@ -2,7 +2,7 @@
 
 Exit codes of `run`: 0 all that was asked for passed, 1 something failed (or a reading or failure was not the expected
 one), 2 usage, 3 the harness could not be started, 4 there were errors and no failures, 5 a report could not be
-written, 130 on ^C.
+written or stdout not be printed on, 130 on ^C.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from smi_conformance.page import page
 from smi_conformance.plugin import REPORT, RUN, deadline_of, ending, written
 from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
-from smi_conformance.selection import SelectionError, known_id, selection
-from smi_conformance.target import TargetError, load
+from smi_conformance.selection import Selection, SelectionError, known_id, selection, with_version
+from smi_conformance.target import Target, TargetError, load
 
 _MAIN = "smi_conformance.test_cases"
 _FROM_ONE = click.IntRange(min=1)
@@ -99,13 +99,7 @@ def run(**options: Any) -> None:
         target = load(Path(options["target"]))
     except TargetError as error:
         raise click.UsageError(str(error)) from error
-    asked = {name: _asked(options, name) for name in ("profile", "versions", "only")}
-    try:
-        chosen = selection(asked["profile"] or target.profiles, asked["versions"], asked["only"])
-    except SelectionError as error:
-        raise click.UsageError(str(error)) from error
-    if nothing := chosen.nothing():
-        raise click.UsageError(nothing)
+    chosen = _chosen(options, target)
     for line in target.unused:
         click.echo(line, err=True)
     for line in chosen.unplayed():
@@ -127,6 +121,22 @@ def run(**options: Any) -> None:
     if options["repeat"] > 1:
         click.echo(f"{codes.count(0)} of {len(codes)} runs without a failure or an error")
     sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
+
+
+def _chosen(options: dict[str, Any], target: Target) -> Selection:
+    """Return what is to be played; a usage error if that is nothing, or not what was meant."""
+    asked = {name: _asked(options, name) for name in ("profile", "versions", "only")}
+    printed = [with_version(name) for name in asked["only"]]  # as a run prints them: TS-20[v1alpha4]
+    if len({version for _, version in printed}) == 1 and printed[0][1] and asked["versions"] in ([], [printed[0][1]]):
+        asked["only"], options["versions"] = [name for name, _ in printed], printed[0][1]
+        asked["versions"] = [options["versions"]]
+    try:
+        chosen = selection(asked["profile"] or target.profiles, asked["versions"], asked["only"])
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from error
+    if nothing := chosen.nothing():
+        raise click.UsageError(nothing)
+    return chosen
 
 
 def _asked(options: dict[str, Any], name: str) -> list[str]:
@@ -363,6 +373,8 @@ def explain(name: str, version: str) -> None:
     """Explain a case: the rule, where it stands, the manifests, what is asserted."""
     from smi_conformance.explain import explained  # noqa: PLC0415 - only this command records a case
 
+    name, printed = with_version(name)
+    version = version or printed
     try:
         name = known_id(name)
     except SelectionError as error:

@@ -281,6 +281,7 @@ class Progress:
         self._started = time.monotonic()
         self._terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
         self._trouble = ""
+        self._unserved: set[str] = set()
 
     def say(self, line: str) -> None:
         """Print something that is no outcome."""
@@ -301,7 +302,11 @@ class Progress:
         line = f"{outcome.worst:12} {outcome.instance.id:18} {'(the same)' if again else outcome.reason}".rstrip()
         if self._terminal:
             out.write("\r\x1b[K")
-        if bad or not self._terminal:
+        if outcome.worst == "notServed":  # of a mesh with one version that is most of the catalogue
+            told = outcome.reason in self._unserved
+            line = "" if told else f"{outcome.worst:12} {outcome.reason}: counted, not listed"
+            self._unserved.add(outcome.reason)
+        if line and (bad or not self._terminal):
             out.write(line + "\n")
         if self._terminal:
             out.write(f"{done}/{self._total} {seconds:.0f} s: {counts}")

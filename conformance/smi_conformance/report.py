@@ -23,7 +23,7 @@ from typing import IO, Any
 import jsonschema
 import yaml
 
-from smi_conformance import SPEC_VERSION, __version__, catalog, tally
+from smi_conformance import SPEC_VERSION, __version__, catalog, tally, written
 from smi_conformance.catalog import pairs
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.statistics import ALPHA, SLACK
@@ -213,7 +213,7 @@ def make_folders(outputs: Iterable[str]) -> list[str]:
 def read(path: Path) -> Report:
     """Read a report; ValueError says what is wrong with it."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = written.read(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     found = problems(raw)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -16,7 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from smi_conformance import report
+from smi_conformance import kubernetes, report
+from smi_conformance.protocol import HarnessError
+from smi_conformance.target import load
 
 HERE = Path(__file__).parent
 TARGET: dict[str, Any] = {
@@ -156,7 +160,8 @@ def test_a_target_that_is_no_yaml_is_refused(place: Place) -> None:
     place.target("implementation: [")
     code, said = place.run("-k", "TS-01")
     assert code == 2
-    assert "target.yaml" in said
+    assert 'in "target.yaml", line 1' in said
+    assert "unicode string" not in said
     assert "Traceback" not in said
 
 
@@ -246,6 +251,32 @@ def test_a_cluster_that_does_not_answer_is_told_and_is_no_failure(place: Place) 
     assert code == 3
     assert "http://127.0.0.1:9 does not answer" in said
     assert place.rows()["TS-01"]["result"] == "error"
+
+
+def test_an_api_server_that_accepts_and_never_answers_is_told_as_that(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(kubernetes, "_PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = {
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{silent.getsockname()[1]}"}}],
+            "users": [{"name": "u", "user": {}}],
+        }
+        (place.folder / "config").write_text(yaml.safe_dump(config))
+        monkeypatch.setenv("KUBECONFIG", str(place.folder / "config"))
+
+        async def story() -> None:
+            harness = kubernetes.KubernetesHarness(load(place.folder / "target.yaml"), "")
+            try:
+                with pytest.raises(HarnessError, match=r"does not answer: .*0\.5|does not answer: no answer in 0 s"):
+                    await harness.start()
+            finally:
+                await harness.stop()
+
+        asyncio.run(story())
 
 
 def test_a_driver_that_is_no_program_is_told(place: Place) -> None:

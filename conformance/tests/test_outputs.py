@@ -161,6 +161,18 @@ def test_blanks_between_names_do_not_matter(place: Place) -> None:
     assert set(place.rows()) == {"API-07", "TS-33"}
 
 
+def test_a_case_can_be_named_as_it_is_printed(place: Place) -> None:
+    code, said = place.run("-k", "API-07[v1alpha4]", "--profile", "ACCESS-L4")
+    assert code == 0, said
+    assert report.read(place.report)["settings"]["selection"]["versions"] == ["v1alpha4"]
+    code, said = suite(place.folder, "explain", "TS-20[v1alpha2]")
+    assert code == 0, said
+    assert "Manifests under v1alpha2" in said
+    code, said = place.run("-k", "TS-01[v1alpha3],TS-02")
+    assert code == 2
+    assert "TS-01[v1alpha3] is an id with a version: TS-01, and --versions v1alpha3" in said
+
+
 def printing(place: Place, ending: str, *words: str) -> tuple[int, str]:
     """Run a command whose stdout goes somewhere else; return its exit code and its stderr."""
     line = " ".join((sys.executable, "-m", "smi_conformance", *words, ending))
