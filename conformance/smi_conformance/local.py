@@ -58,7 +58,7 @@ class Lines:
         self._log: Path | None = None
         self._rubbish = b""
         self._worthless = 0
-        self._unanswered = 0
+        self._unanswered: list[str] = []
         self.answers = False
         """Whether it answered anything, and the last request too: otherwise it would not answer `stop`."""
         self.gone = ""
@@ -124,7 +124,8 @@ class Lines:
             self._rubbish = line  # something printed to stdout; not ours
             self._worthless += 1
             return
-        self._worthless, self._unanswered, self.answers = 0, 0, True
+        self._worthless, self.answers = 0, True
+        self._unanswered.clear()
         future = self._waiting.pop(number, None)
         if future is not None and not future.done():
             future.set_result(answer)
@@ -173,10 +174,10 @@ class Lines:
 
     def _deaf(self, message: Mapping[str, Any], patience: float) -> str:
         """Take down that a request was not answered. The second one in a row is the last: nobody is there."""
-        words = f"{self._what} did not answer {message.get('op', 'a batch')} in {patience:.0f} s{self._last()}"
-        self._unanswered += 1
+        self._unanswered.append(f"{message.get('op', 'a batch')} in {patience:.0f} s")
+        words = f"{self._what} did not answer {', nor '.join(self._unanswered)}{self._last()}"
         self.answers = False
-        if self._unanswered > 1 and "op" in message:
+        if self._unanswered[1:] and "op" in message:
             self.gone = self.gone or words
         return words
 
