@@ -104,13 +104,21 @@ class Check:
 
     @property
     def url(self) -> str:
-        """Return where the first line that is cited can be read; "": the specification is silent."""
+        """Return where the first lines that are cited can be read; "": the specification is silent."""
+        return next((url for _, url in self.links), "")
+
+    @property
+    def links(self) -> tuple[tuple[str, str], ...]:
+        """Return what is cited, a document and lines of it at a time, and where that is shown with those lines."""
         if self.document == "silent":
-            return ""
-        first = self.document.split(",")[0]
-        line = self.lines.split(";")[0].split(" ")[0].split("-")[0]
-        folder = first.partition("/")[0]
-        return f"{_SOURCE}/{f'apis/{first}/{folder}.md' if '/' in first else first}#{line}"
+            return ()
+        found: list[tuple[str, str]] = []
+        for document, lines in zip(self.document.split(", "), self.lines.split("; "), strict=True):
+            path = f"apis/{document}/{document.partition('/')[0]}.md" if "/" in document else document
+            for number, part in enumerate(lines.split()):
+                anchor = part.replace("-", "-L")
+                found.append((part if number else f"{document} {part}", f"{_SOURCE}/{path}?plain=1#{anchor}"))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,16 @@
 
 Exit codes of `run`: 0 all that was asked for passed, 1 something failed (or a reading or failure was not the expected
 one), 2 usage, 3 the harness could not be started, 4 there were errors and no failures, 5 a report could not be
-written, 130 on ^C.
+written or stdout not be printed on, 130 on ^C.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import pytest
 
 from smi_conformance import __version__, catalog, expected, report, tally
 from smi_conformance.catalog import FEATURES, PROFILES
+from smi_conformance.console import Console
+from smi_conformance.junit import junit
 from smi_conformance.page import page
-from smi_conformance.plugin import REPORT, RUN, UNWRITTEN, deadline_of, ending, written
+from smi_conformance.plugin import REPORT, RUN, deadline_of, ending, written
 from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
-from smi_conformance.selection import SelectionError, known_id, selection
-from smi_conformance.target import TargetError, load
+from smi_conformance.selection import Selection, SelectionError, known_id, selection, with_version
+from smi_conformance.target import Target, TargetError, load
 
 _MAIN = "smi_conformance.test_cases"
 _FROM_ONE = click.IntRange(min=1)
@@ -45,17 +48,31 @@ def main() -> None:
 
 
 def entry() -> None:
-    """Run the command line."""
-    sys.exit(main(prog_name="smi-conformance"))
+    """Run the command line; 5 if something went well and could not be told on stdout, 130 on ^C."""
+    console = Console()
+    try:
+        code: Any = main(prog_name="smi-conformance", standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except SystemExit as end:
+        code = end.code
+    code = code if isinstance(code, int) else 0
+    trouble = console.trouble()
+    if trouble and not console.left:
+        click.echo(f"not all could be printed: {trouble}", err=True)
+    sys.exit(5 if trouble and code in {0, 4} else code)
 
 
 @main.command()
 @click.option("--target", "target", required=True, type=click.Path(exists=True, dir_okay=False), help="target.yaml")
 @click.option("--harness", type=click.Choice(["local", "kubernetes"]), default="local", show_default=True)
 @click.option("--context", default="", help="kubeconfig context (kubernetes harness)")
-@click.option("--profile", default="", help="Profiles, separated by commas (default: those claimed).")
-@click.option("--versions", default="", help="Only these API versions, separated by commas.")
-@click.option("-k", "only", default="", help="Only these ids, separated by commas.")
+@click.option("--profile", default=None, help="Profiles, separated by commas (default: those claimed).")
+@click.option("--versions", default=None, help="Only these API versions, separated by commas.")
+@click.option("-k", "only", default=None, help="Only these ids, separated by commas.")
 @click.option("--report", "report_path", default="", type=click.Path(), help="Write the report (YAML, or .html) here.")
 @click.option("--html", default="", type=click.Path(), help="Write the report as a page here, too.")
 @click.option("--junit", default="", type=click.Path(), help="Write JUnit XML here.")
@@ -82,17 +99,12 @@ def run(**options: Any) -> None:
         target = load(Path(options["target"]))
     except TargetError as error:
         raise click.UsageError(str(error)) from error
-    asked = {name: [part for part in options[name].split(",") if part] for name in ("profile", "versions", "only")}
-    try:
-        chosen = selection(asked["profile"] or target.profiles, asked["versions"], asked["only"])
-    except SelectionError as error:
-        raise click.UsageError(str(error)) from error
-    if nothing := chosen.nothing():
-        raise click.UsageError(nothing)
+    chosen = _chosen(options, target)
     for line in target.unused:
         click.echo(line, err=True)
     for line in chosen.unplayed():
         click.echo(f"not played: {line}", err=True)
+    _places(_read_by(options), _written_by(options))
     options["only"] = ",".join(chosen.ids)
     try:  # None: nothing is expected
         failures, readings = options["expect_failures"], options["expect_readings"]
@@ -109,6 +121,51 @@ def run(**options: Any) -> None:
     if options["repeat"] > 1:
         click.echo(f"{codes.count(0)} of {len(codes)} runs without a failure or an error")
     sys.exit(max(codes, key=lambda code: (code == 130, code == 1, code)))
+
+
+def _chosen(options: dict[str, Any], target: Target) -> Selection:
+    """Return what is to be played; a usage error if that is nothing, or not what was meant."""
+    asked = {name: _asked(options, name) for name in ("profile", "versions", "only")}
+    printed = [with_version(name) for name in asked["only"]]  # as a run prints them: TS-20[v1alpha4]
+    if len({version for _, version in printed}) == 1 and printed[0][1] and asked["versions"] in ([], [printed[0][1]]):
+        asked["only"], options["versions"] = [name for name, _ in printed], printed[0][1]
+        asked["versions"] = [options["versions"]]
+    try:
+        chosen = selection(asked["profile"] or target.profiles, asked["versions"], asked["only"])
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from error
+    if nothing := chosen.nothing():
+        raise click.UsageError(nothing)
+    return chosen
+
+
+def _asked(options: dict[str, Any], name: str) -> list[str]:
+    """Return the names that an option lists. An empty one is a variable that was not set: it would play everything."""
+    found = [part.strip() for part in (options[name] or "").split(",") if part.strip()]
+    if options[name] is not None and not found:
+        raise click.UsageError(f"{'-k' if name == 'only' else f'--{name}'} is empty: leave it out to play all")
+    options[name] = ",".join(found)
+    return found
+
+
+def _read_by(options: Mapping[str, Any]) -> dict[str, str]:
+    names = ("target", "expect_readings", "expect_failures")
+    return {f"--{name.replace('_', '-')}": str(options[name]) for name in names}
+
+
+def _written_by(options: Mapping[str, Any]) -> dict[str, str]:
+    return {"--report": str(options["report_path"]), "--html": str(options["html"]), "--junit": str(options["junit"])}
+
+
+def _places(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+    """Look at where outputs go before anything is done; a folder that was made is told, as it may be a typo."""
+    try:
+        if wrong := report.clash(inputs, outputs):
+            raise click.UsageError(wrong)
+        for folder in report.make_folders(outputs.values()):
+            click.echo(f"the folder {folder} was not there and has been made", err=True)
+    except OSError as error:
+        raise click.UsageError(f"{error.filename}: {error.strerror}") from error
 
 
 def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) -> int:
@@ -134,7 +191,6 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         _MAIN,
         "--smi-cli",
         f"--smi-target={options['target']}",
-        f"--smi-report={options['report_path']}",
     ]
     names = (("harness", "harness"), ("context", "context"), ("profile", "profile"), ("versions", "versions"))
     arguments += [f"--smi-{option}={options[name]}" for name, option in names if options[name]]
@@ -143,8 +199,7 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
     arguments += [f"--smi-deadline={options['deadline']}"] if options["deadline"] else []
     arguments += ["--smi-quick"] if options["quick"] else []
     arguments += ["--smi-keep"] if options["keep"] else []
-    arguments += [f"--junitxml={options['junit']}"] if options["junit"] else []
-    result = _Result(str(options["junit"]))
+    result = _Result()
     with pytest.MonkeyPatch.context() as alone:  # whatever else is installed or set here has no part in it
         alone.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
@@ -157,69 +212,75 @@ def _once(options: dict[str, Any], number: int, outcomes: dict[str, Outcome]) ->
         return 2 if code in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED} else 3
     assert result.run is not None  # noqa: S101 - there is no report without it
     interrupted = code == pytest.ExitCode.INTERRUPTED
-    for line in ending(result.report, result.run, str(options["report_path"]), unwritten=result.unwritten):
-        click.echo(line)
-    verdict = 130 if interrupted else _verdict(result.report, options)
+    verdict = 130 if interrupted else _verdict(result.report, options, told=result.run.told)
+    made, worst = result.report, result.run.outcomes
     if options["repeat"] > 1:
-        _merge(result, outcomes, options["report_path"], interrupted=interrupted)
-    if options["html"] and not result.unwritten:
+        made, worst = _merge(result.run, outcomes, interrupted=interrupted), outcomes
+    last = interrupted or number + 1 == options["repeat"]
+    unwritten = _write(made, worst, options, last=last)
+    path = str(options["report_path"])
+    for line in ending(result.report, result.run, path, unwritten="yes" if "--report" in unwritten else ""):
+        click.echo(line)
+    if not interrupted and last and "--report" not in unwritten:
+        where = {"--report": path, "--html": str(options["html"])}
+        places = " and ".join(place for option, place in where.items() if place and option not in unwritten)
+        click.echo(written(made, places) if places else "no report was kept: --report FILE writes one")
+    return 5 if unwritten and verdict in {0, 4} else verdict
+
+
+def _write(made: report.Report, worst: Mapping[str, Outcome], options: Mapping[str, Any], *, last: bool) -> set[str]:
+    """Write the report, the page and the JUnit file and return which of them could not be written.
+
+    After each of several runs, so that what is known is there if the next one is killed; a pipe gets the last alone.
+    """
+    texts: dict[str, Callable[[], str]] = {
+        "--report": lambda: page(made) if Path(options["report_path"]).suffix == ".html" else report.dump(made),
+        "--html": lambda: page(made),
+        "--junit": lambda: junit(worst.values()),
+    }
+    words = {"--report": "the report", "--html": "the page", "--junit": "the JUnit file"}
+    unwritten: set[str] = set()
+    for option, path in _written_by(options).items():
         try:
-            report.write(result.report, Path(options["html"]))
+            if path and (last or report.is_whole(Path(path))):
+                report.put(texts[option](), Path(path))
         except OSError as error:
-            result.unwritten = f"the page could not be written: {options['html']}: {error.strerror or error}"
-            click.echo(result.unwritten, err=True)
-    if not interrupted and number + 1 == options["repeat"] and not result.unwritten:
-        places = " and ".join(str(options[name]) for name in ("report_path", "html") if options[name])
-        click.echo(written(result.report, places) if places else "no report was kept: --report FILE writes one")
-    return 5 if (result.unwritten or result.junit) and verdict in {0, 4} else verdict
+            unwritten.add(option)
+            click.echo(f"{words[option]} could not be written: {path}: {error.strerror or error}", err=True)
+    return unwritten
 
 
-def _merge(result: _Result, outcomes: dict[str, Outcome], path: str, *, interrupted: bool) -> None:
-    """Put what was seen before into the report; what an interrupted run did not get to takes nothing away."""
-    assert result.run is not None  # noqa: S101 - the caller looked
-    for name, outcome in result.run.outcomes.items():
+def _merge(run: Run, outcomes: dict[str, Outcome], *, interrupted: bool) -> report.Report:
+    """Return the report of all runs so far; what an interrupted run did not get to takes nothing away."""
+    for name, outcome in run.outcomes.items():
         if name not in outcomes:
             outcomes[name] = outcome
         elif not interrupted or outcome.worst != "error":
             outcomes[name] = report.worse(outcomes[name], outcome)
-    result.run.outcomes = dict(outcomes)
-    result.report = report.build(result.run)
-    if path and not result.unwritten:
-        try:
-            report.write(result.report, Path(path))
-        except OSError as error:
-            result.unwritten = f"the report could not be written: {path}: {error.strerror or error}"
-            click.echo(result.unwritten, err=True)
+    all_runs = copy.copy(run)
+    all_runs.outcomes = dict(outcomes)
+    return report.build(all_runs)
 
 
 class _Result:
-    """Takes the report out of the session: it is there also if it could not be written."""
+    """Takes the report out of the session."""
 
-    def __init__(self, junit: str) -> None:
+    def __init__(self) -> None:
         self.report: report.Report | None = None
         self.run: Run | None = None
-        self.unwritten = ""
-        """Why there is no report; that there is no JUnit file takes nothing away from it."""
-        self.junit = ""
-        self._path = junit
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        try:
-            yield
-        except OSError as error:  # of pytest's own, as our report is tried for by the plugin
-            self.junit = f"the JUnit file could not be written: {self._path}: {error.strerror or error}"
-            click.echo(self.junit, err=True)
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.report = session.config.stash.get(REPORT, None)
         self.run = session.config.stash.get(RUN, None)
-        self.unwritten = session.config.stash.get(UNWRITTEN, "")
 
 
-def _verdict(made: report.Report, options: dict[str, Any]) -> int:
+def _verdict(made: report.Report, options: dict[str, Any], *, told: str = "") -> int:
     """Return the exit code; say what is not as it was expected."""
     errors = [row for row in made["cases"] if row["result"] == "error"]
     if errors and len(errors) == len(made["cases"]):
-        click.echo(f"the harness does not work: {errors[0]['reason']}", err=True)
+        if errors[0]["reason"] != told:
+            click.echo(f"the harness does not work: {errors[0]['reason']}", err=True)
         return 3
     failed = _failed(made)
     wrong = 0
@@ -312,6 +373,8 @@ def explain(name: str, version: str) -> None:
     """Explain a case: the rule, where it stands, the manifests, what is asserted."""
     from smi_conformance.explain import explained  # noqa: PLC0415 - only this command records a case
 
+    name, printed = with_version(name)
+    version = version or printed
     try:
         name = known_id(name)
     except SelectionError as error:
@@ -348,8 +411,9 @@ def validate(path: str) -> None:
 @click.argument("html", type=click.Path(dir_okay=False))
 def write_page(path: str, html: str) -> None:
     """Write a report as a page, without a run."""
+    _places({"the report": path}, {"the page": html})
     try:
-        Path(html).write_text(page(report.read(Path(path))), encoding="utf-8")
+        report.put(page(report.read(Path(path))), Path(html))
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 

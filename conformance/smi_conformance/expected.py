@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from smi_conformance import catalog, report
+from smi_conformance import catalog, report, written
 from smi_conformance.runner import Instance, instances
 
 Failures = Mapping[str, re.Pattern[str]]
@@ -65,7 +65,7 @@ def readings(path: str) -> Readings:
 
 def _loaded(path: str, kind: type, word: str) -> Any:
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = written.read(Path(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExpectationError(f"{path}: {error}") from error
     if not isinstance(found if found is not None else kind(), kind):

@@ -184,7 +184,7 @@ def explained(name: str, version: str = "") -> str:
         where = "the specification is silent" if check.document == "silent" else f"{check.document} {check.lines}"
         only = entry.only(check)
         lines.append(f"{check.level:12} {where}" + (f" ({only} only)" if only else ""))
-        lines += [f"{'':12} {check.url}"] if check.url else []
+        lines += [f"{'':12} {url}" for _, url in check.links]
         lines += [f"{'':12} [{key}: {value}]" for key, value in check.readings.items()]
     lines.append(f"{'versions':12} {', '.join(entry.versions)}")
     if entry.feature:

@@ -46,6 +46,8 @@ _BYPASS = "bypass"
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _MANAGER = "smi-conformance"
 _READY = 180.0
+_PATIENCE = 60.0
+"""Seconds for the API server to answer."""
 _MARKS = ("Labels", "Annotations")
 _SLOW = 10.0
 """Seconds after which somebody who looks on wants to know what is waited for."""
@@ -182,7 +184,8 @@ class KubernetesHarness:
                     break
                 who = await self._access.headers(refused=who.get("authorization", ""))
         except (OSError, TimeoutError, self._client_error) as error:
-            raise HarnessError(f"the API server {self._server} does not answer: {error}") from error
+            words = str(error) or f"no answer in {_PATIENCE:.0f} s"
+            raise HarnessError(f"the API server {self._server} does not answer: {words}") from error
         if status >= 500:
             raise HarnessError(f"{method} {path}: the API server answered {status}: {text[:300]}")
         try:
@@ -209,7 +212,7 @@ class KubernetesHarness:
         self._client_error = aiohttp.ClientError
         self._access = await kubeconfig.access(self._context, self._path)
         self._server = self._access.server
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE))
         _, version = await self._call("GET", "/version")
         _, nodes = await self._call("GET", "/api/v1/nodes")
         served: dict[str, tuple[str, ...]] = {}

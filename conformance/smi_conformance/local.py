@@ -11,11 +11,15 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
+import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +31,36 @@ from smi_conformance.target import Target
 
 HELLO = 30.0
 """Seconds for a driver to say hello."""
+_ONCE_MORE = 10.0
+"""Seconds for the next request after one that was not answered."""
+_STOP, _STOP_DEAF = 20.0, 3.0
+"""Seconds for a driver to end when its stdin closes; for one that does not answer."""
+_GRACE = 1.0
+_WORTHLESS = 10_000
+_SHOWN = 200
+_NAMED = 5
 _LINE = 64 * 1024 * 1024
 
 
 class Lines:
-    """A process that answers JSON lines with JSON lines, matched by `id`."""
+    """A process that answers JSON lines with JSON lines, matched by `id`, and all that it starts.
 
-    def __init__(self, what: str) -> None:
+    It leads a group of processes, which ends with it: what a driver has started and lost sight of, too.
+    """
+
+    def __init__(self, what: str, *, cancels: bool = False) -> None:
         self._what = what
+        self._cancels = cancels
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._log: Path | None = None
+        self._rubbish = b""
+        self._worthless = 0
+        self._unanswered: list[str] = []
+        self.answers = False
+        """Whether it answered anything, and the last request too: otherwise it would not answer `stop`."""
         self.gone = ""
 
     async def start(self, command: Sequence[str], directory: Path | None = None, log: Path | None = None) -> None:
@@ -64,21 +85,55 @@ class Lines:
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
+        """Read answers until it ends, even if what it started holds its stdout open; then tell all who wait."""
         assert self._process is not None  # noqa: S101 - `start` ran
-        assert self._process.stdout is not None  # noqa: S101
-        while line := await self._process.stdout.readline():
-            try:
-                answer = json.loads(line)
-                future = self._waiting.pop(answer["id"], None)
-            except (ValueError, KeyError, TypeError):
-                continue  # something printed to stdout; not ours
-            if future is not None and not future.done():
-                future.set_result(answer)
-        last = self.said()[-1:]
-        self.gone = f"{self._what} ended (exit code {await self._process.wait()}){': ' if last else ''}{''.join(last)}"
+        reading = asyncio.create_task(self._answers())
+        ending = asyncio.create_task(_ended(self._process, look=0.2))
+        try:
+            await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, ending}, timeout=_GRACE)  # its last words; its exit code
+        finally:
+            reading.cancel()
+            ending.cancel()
+        code = self._process.returncode
+        ended = "closed its stdout" if code is None else f"ended (exit code {code})"
+        self.gone = self.gone or f"{self._what} {ended}{''.join(f': {line}' for line in self.said()[-1:])}"
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(HarnessError(self.gone))
+
+    async def _answers(self) -> None:
+        assert self._process is not None  # noqa: S101 - `start` ran
+        assert self._process.stdout is not None  # noqa: S101
+        try:
+            while line := await self._process.stdout.readline():
+                self._take(line)
+                if self._worthless >= _WORTHLESS:
+                    self.gone = f"{self._what} writes what is no answer{self._last()}"
+                    return
+        except ValueError:
+            self.gone = f"{self._what} wrote a line of more than {_LINE >> 20} MiB"
+
+    def _take(self, line: bytes) -> None:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        number = answer.get("id") if isinstance(answer, dict) else None
+        if not isinstance(answer, dict) or type(number) is not int:
+            self._rubbish = line  # something printed to stdout; not ours
+            self._worthless += 1
+            return
+        self._worthless, self.answers = 0, True
+        self._unanswered.clear()
+        future = self._waiting.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def _last(self) -> str:
+        """Return the last line that was no answer, for a message: who answers with a mistake sees it there."""
+        text = self._rubbish[:_SHOWN].decode(errors="replace").strip()
+        return f"; a line of its stdout that is no answer: {text!r}" if self._rubbish else ""
 
     def said(self) -> list[str]:
         """Return what it wrote to stderr, the last lines."""
@@ -95,16 +150,16 @@ class Lines:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         self._process.stdin.write(json.dumps({"id": number, **message}).encode() + b"\n")
+        if self._unanswered and "op" in message:
+            patience = min(patience, _ONCE_MORE)
         try:
             async with asyncio.timeout(patience):
                 answer = await future
         except TimeoutError:
-            raise HarnessError(
-                f"{self._what} did not answer {message.get('op', 'a batch')} in {patience:.0f} s"
-            ) from None
+            raise HarnessError(self._deaf(message, patience)) from None
         except asyncio.CancelledError:
-            with contextlib.suppress(OSError):
-                self._process.stdin.write(json.dumps({"cancel": number}).encode() + b"\n")
+            if self._cancels:
+                self.tell({"cancel": number})
             raise
         finally:
             self._waiting.pop(number, None)
@@ -117,21 +172,84 @@ class Lines:
         if self._process is not None and self._process.stdin is not None and not self.gone:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
 
-    async def stop(self, patience: float = 20.0) -> None:
-        """Close its stdin, which tells it to end; kill it if it does not."""
+    def _deaf(self, message: Mapping[str, Any], patience: float) -> str:
+        """Take down that a request was not answered. The second one in a row is the last: nobody is there."""
+        self._unanswered.append(f"{message.get('op', 'a batch')} in {patience:.0f} s")
+        words = f"{self._what} did not answer {', nor '.join(self._unanswered)}{self._last()}"
+        self.answers = False
+        if self._unanswered[1:] and "op" in message:
+            self.gone = self.gone or words
+        return words
+
+    @property
+    def deaf(self) -> bool:
+        """Tell whether it left the last request without an answer, or writes what is none."""
+        return bool(self._unanswered or self._worthless >= _WORTHLESS)
+
+    @property
+    def alive(self) -> int:
+        """Return the id of its process; 0: it does not run."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else 0
+
+    async def stop(self, patience: float = 20.0) -> str:
+        """Close its stdin, which tells it to end; end what did not end by itself, and return what that was."""
         process = self._process
         if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
+            return ""
+        said = ""
         try:
-            async with asyncio.timeout(patience):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+            if not await _ended(process, patience):
+                said = f"{self._what} did not end in {patience:.0f} s"
+            else:
+                await _until(lambda: not _members(process.pid), _GRACE)
+        finally:
+            ended = _kill(process)
+        if said or ended:
+            said = f"{said or f'{self._what} left processes behind'}; ended: {ended or process.pid}"
+        await _ended(process, _GRACE)
         if self._reader is not None:
             await asyncio.gather(self._reader, return_exceptions=True)
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - who left our group may hold its stdout
+        await asyncio.sleep(0)
+        return said
+
+
+async def _until(done: Callable[[], bool], patience: float, look: float = 0.02) -> bool:
+    deadline = time.monotonic() + patience
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(look)
+    return True
+
+
+async def _ended(process: asyncio.subprocess.Process, patience: float = math.inf, look: float = 0.02) -> bool:
+    """Wait until a process has ended: asyncio's own wait lasts until nobody holds its stdout open any more."""
+    return await _until(lambda: process.returncode is not None, patience, look)
+
+
+def _kill(process: asyncio.subprocess.Process) -> str:
+    """Kill what is left of a process's group and return what that was; the id of an empty group may be another's."""
+    found = [f"{name} ({number})" for number, name in _members(process.pid)]
+    if found or process.returncode is None or not Path("/proc/self/stat").exists():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if found[_NAMED:] else "")
+
+
+def _members(group: int) -> list[tuple[int, str]]:
+    """Return the processes of a group and their names, where there is a /proc; without those that have ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            number, _, rest = path.read_text(errors="replace").partition(" (")
+            name, _, fields = rest.rpartition(") ")
+            state, _, its = fields.split()[:3]
+            if int(its) == group and state not in "ZX":
+                found.append((int(number), name))
+    return sorted(found)
 
 
 class LocalHarness:
@@ -142,7 +260,7 @@ class LocalHarness:
     def __init__(self, target: Target, clients: int = 2) -> None:
         self._target = target
         self._driver = Lines("the driver")
-        self._clients = [Lines("the client process") for _ in range(clients)]
+        self._clients = [Lines("the client process", cancels=True) for _ in range(clients)]
         self._turn = itertools.count()
         self._folder = Path()
         self._read_to: dict[Path, int] = {}
@@ -152,6 +270,7 @@ class LocalHarness:
         self.capabilities: frozenset[str] = frozenset()
         self.served: Mapping[str, tuple[str, ...]] = {}
         self.environment: Mapping[str, Any] = {"harness": "local"}
+        self.tell: Callable[[str], None] = lambda _: None
 
     @property
     def folder(self) -> Path:
@@ -178,30 +297,40 @@ class LocalHarness:
             more = [line for line in self._driver.said() if line not in str(error)]
             raise HarnessError("; ".join(dict.fromkeys([str(error), *more]))) from error
         if hello.get("protocol") != 1:
-            raise HarnessError(f"the driver speaks protocol {hello.get('protocol')}, this suite speaks 1")
+            raise HarnessError(f"the driver speaks protocol {hello.get('protocol')!r}, this suite speaks 1")
         self.capabilities = frozenset(hello.get("capabilities", ())) - {"probes"}  # there is no kubelet
         self.served = {group: tuple(versions) for group, versions in hello.get("served", {}).items()}
         self.environment = {"harness": "local", **hello.get("environment", {}), **self._target.environment}
 
     async def stop(self) -> None:
         """End the driver, and with it everything that it started."""
-        await self._end()
-        if self._folder != Path():
-            shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            await self._end()
+        finally:
+            if self._folder != Path():
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     async def leave(self) -> None:
         """End the driver; processes can't stay, but ledgers and logs do."""
         await self._end()
 
     def remains(self, namespaces: Sequence[str]) -> list[str]:
-        """Return where ledgers and logs are; the driver ends by itself, and its processes with it, when we do."""
+        """Return where ledgers and logs are, and the driver if it still runs; namespaces are in its memory alone."""
         del namespaces
-        return [f"ledgers and the driver's log in {self._folder}"] if self._folder != Path() else []
+        alive = self._driver.alive
+        driver = [f"the driver and what it started, process group {alive}, which ends with us if it does as it is told"]
+        folder = [f"ledgers and the driver's log in {self._folder}"] if self._folder != Path() else []
+        return (driver if alive else []) + folder
 
     async def _end(self) -> None:
-        with contextlib.suppress(HarnessError):
-            await self._ask("stop", patience=30)
-        await asyncio.gather(self._driver.stop(), *(client.stop(2.0) for client in self._clients))
+        if self._driver.answers:
+            with contextlib.suppress(HarnessError):
+                await self._ask("stop", patience=30)
+        patience = _STOP_DEAF if self._driver.deaf else _STOP
+        ends = (self._driver.stop(patience), *(client.stop(2.0) for client in self._clients))
+        for said in await asyncio.gather(*ends):
+            if said:
+                self.tell(said)
 
     async def _ask(self, op: str, patience: float = 60.0, **fields: Any) -> dict[str, Any]:
         if op in {"apply", "delete", "deploy", "undeploy"}:

@@ -24,15 +24,18 @@ _MARKS = {
     "error": "!",
 }
 _STYLE = """
-:root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
+:root{color-scheme:light dark;--good:#15803d;--bad:#b91c1c;--dim:#666;--seen:#6d28d9;--link:#0645ad}
+@media(prefers-color-scheme:dark){:root{--good:#4ade80;--bad:#f87171;--dim:#a3a3a3;--seen:#a78bfa;--link:#8ab4f8}}
+@media(prefers-color-scheme:dark){body{background:#121212;color:#eee}}a{color:var(--link)}
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8884;vertical-align:top}
-td:first-child{white-space:nowrap}.m{text-align:center;width:4.5rem}.unclaimed{color:#777;font-weight:700}
-.passed{color:#15803d}.failed,.error{color:#b91c1c;font-weight:700}.skipped,.notSupported,.notServed{color:#777}
-.observed{color:#6d28d9}code{font-size:.9em}small{color:#777}details{margin:.15rem 0}summary{cursor:pointer}
+td:first-child{white-space:nowrap}.m{text-align:center;width:4.5rem}.unclaimed{color:var(--dim);font-weight:700}
+.passed{color:var(--good)}.failed,.error{color:var(--bad);font-weight:700}.skipped,.notSupported,.notServed{color:var(--dim)}
+.observed{color:var(--seen)}code{font-size:.9em}small{color:var(--dim)}details{margin:.15rem 0}summary{cursor:pointer}
 .card{display:inline-block;border:1px solid #8886;border-radius:.4rem;padding:.5rem .8rem;margin:.3rem .5rem .3rem 0}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0;font-size:.85em}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:0}dt{color:#777}dd{margin:0}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:0}dt{color:var(--dim)}dd{margin:0}
 @media(max-width:46rem){body{margin:1rem auto}.cases tr{display:flex;flex-wrap:wrap;border-bottom:1px solid #8884}
 .cases td,.cases th{border:0;width:3.2rem;padding:.15rem .25rem}.cases th{font-size:.7em}
 .cases td:last-child,.cases th:last-child{flex:0 0 100%;width:auto}
@@ -131,25 +134,25 @@ def _mark(row: Mapping[str, Any], *, claimed: bool) -> str:
 
 
 def _sources(entry: catalog.Entry) -> str:
-    links = []
+    said = []
     for check in entry.checks:
         only = entry.only(check)
+        links = [f"<a href='{escape(url)}'>{escape(words)}</a>" for words, url in check.links]
         level = f"{check.level} ({only})" if only else check.level
-        where = f"{check.document} {check.lines}"
-        silent = not check.url
-        links.append(
-            f"{level}: the specification is silent"
-            if silent
-            else f"{level}: <a href='{escape(check.url)}'>{escape(where)}</a>"
-        )
-    return f"<br><small>{' · '.join(links)}</small>"
+        said.append(f"{level}: {', '.join(links) or 'the specification is silent'}")
+    return f"<br><small>{' · '.join(said)}</small>"
 
 
 def _details(rows: list[Mapping[str, Any]]) -> str:
-    lines = []
+    """Return what was observed, folded up; why something did not go well is there to be read."""
+    lines, bad = [], False
     for row in rows:
-        said = {key: row[key] for key in ("reason", "observed", "readings", "timeToConsistencyMs") if row.get(key)}
-        if said:
-            text = escape(json.dumps(said, ensure_ascii=False))
+        said = {key: row[key] for key in ("observed", "readings", "timeToConsistencyMs") if row.get(key)}
+        words = [escape(str(row["reason"]))] if row.get("reason") else []
+        words += [escape(json.dumps(said, ensure_ascii=False))] if said else []
+        if words:
+            text = "\n".join(words)
             lines.append(f"<pre>{escape(row.get('apiVersion', ''))} {escape(row['level'])}: {text}</pre>")
-    return f"<details><summary><small>observed</small></summary>{''.join(lines)}</details>" if lines else ""
+            bad = bad or row["result"] in {"failed", "error"}
+    fold = "<details open>" if bad else "<details>"
+    return f"{fold}<summary><small>observed</small></summary>{''.join(lines)}</details>" if lines else ""

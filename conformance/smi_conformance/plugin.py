@@ -33,7 +33,11 @@ from smi_conformance.trial import QUICK, Rules
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 REPORT: pytest.StashKey[report.Report] = pytest.StashKey()
 UNWRITTEN: pytest.StashKey[str] = pytest.StashKey()
+TARGET: pytest.StashKey[Target] = pytest.StashKey()
+CHOSEN: pytest.StashKey[Selection] = pytest.StashKey()
+LEFT_OUT: pytest.StashKey[list[str]] = pytest.StashKey()
 _ITEM = "smi_instance"
+_TOLD = 5
 UNCLAIMED = "(not claimed, for information)"
 
 
@@ -83,14 +87,20 @@ def pytest_configure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if config.getoption("--smi-cli") and reporter is not None:
         config.pluginmanager.unregister(reporter)
+    if path := str(config.getoption("--smi-target")):
+        try:
+            target = config.stash[TARGET] = load(Path(path))
+            config.stash[CHOSEN] = _chosen(config, target)
+        except (TargetError, SelectionError) as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def _names(config: pytest.Config, option: str) -> list[str]:
-    return [name for name in str(config.getoption(option)).split(",") if name]
+    return [name.strip() for name in str(config.getoption(option)).split(",") if name.strip()]
 
 
-def _chosen(config: pytest.Config) -> Selection:
-    profiles = _names(config, "--smi-profile") or load(Path(config.getoption("--smi-target"))).profiles
+def _chosen(config: pytest.Config, target: Target) -> Selection:
+    profiles = _names(config, "--smi-profile") or target.profiles
     return selection(profiles, _names(config, "--smi-versions"), _names(config, "--smi-case"))
 
 
@@ -101,23 +111,30 @@ def instance_of(item: pytest.Item) -> Instance | None:
     return found if isinstance(found, Instance) else None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the cases that were asked for."""
+    """Keep the cases that were asked for, of those that pytest's own options left."""
     ours = [item for item in items if instance_of(item) is not None]
-    if not ours:
-        return
-    if not config.getoption("--smi-target"):
-        gone = ours
-    else:
-        try:
-            chosen = _chosen(config)
-        except (TargetError, SelectionError) as error:
-            raise pytest.UsageError(str(error)) from error
-        gone = [item for item in ours if not chosen.has(instance_of(item))]  # type: ignore[arg-type]
+    chosen = config.stash.get(CHOSEN, None)
+    gone = [item for item in ours if chosen is None or not chosen.has(instance_of(item))]  # type: ignore[arg-type]
     if gone:
         config.hook.pytest_deselected(items=gone)
         dropped = {id(item) for item in gone}
         items[:] = [item for item in items if id(item) not in dropped]
+    ids = {found.entry.id: None for item in gone if (found := instance_of(item)) is not None}
+    if gone and (len(gone) == len(ours) or config.getoption("keyword")):
+        config.stash[LEFT_OUT] = _left_out(chosen, tuple(ids))
+
+
+def _left_out(chosen: Selection | None, ids: tuple[str, ...]) -> list[str]:
+    """Return why cases were left out that somebody may have meant."""
+    if chosen is None:
+        return [f"{len(ids)} cases were left out: --smi-target says what they are played against"]
+    lines = [
+        f"not played: {line.replace('--profile', '--smi-profile')}" for line in replace(chosen, ids=ids).unplayed()
+    ]
+    more = [f"not played: {len(lines) - _TOLD} more"] if lines[_TOLD:] else []
+    return lines[:_TOLD] + more
 
 
 def harnesses_of(config: pytest.Config, target: Target) -> list[Harness]:
@@ -164,7 +181,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     selected = [found for item in session.items if (found := instance_of(item)) is not None]
     if not selected or config.getoption("collectonly"):
         return
-    target = load(Path(config.getoption("--smi-target")))
+    target = config.stash[TARGET]
     profiles = tuple(_names(config, "--smi-profile")) or target.profiles
     if missing := unswitchable(target, profiles, selected):
         raise pytest.UsageError(missing)
@@ -178,8 +195,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if int(config.getoption("verbose")) <= 0:
         run.tell = progress.tell  # when it is known: pytest asks in another order
     for harness in run.harnesses:
-        if isinstance(harness, KubernetesHarness):
+        if isinstance(harness, KubernetesHarness | LocalHarness):
             harness.tell = progress.say
+    run.say = _complain
     run.start(selected, keep=bool(config.getoption("--smi-keep")))
 
 
@@ -202,6 +220,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             sys.stderr.write(session.config.stash[UNWRITTEN] + "\n")
 
 
+def _complain(line: str) -> None:
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(f"{line}\n")
+        sys.__stderr__.flush()
+
+
 def _interrupted() -> None:
     sys.stdout.write("\ninterrupted: ending what runs and removing what was created (^C again: leave it)\n")
     sys.stdout.flush()
@@ -209,6 +233,8 @@ def _interrupted() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say at the end of pytest's own output what the run amounts to."""
+    for line in config.stash.get(LEFT_OUT, ()):
+        terminalreporter.write_line(line)
     made = config.stash.get(REPORT, None)
     if made is None:
         return
@@ -255,6 +281,7 @@ class Progress:
         self._started = time.monotonic()
         self._terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
         self._trouble = ""
+        self._unserved: set[str] = set()
 
     def say(self, line: str) -> None:
         """Print something that is no outcome."""
@@ -275,7 +302,11 @@ class Progress:
         line = f"{outcome.worst:12} {outcome.instance.id:18} {'(the same)' if again else outcome.reason}".rstrip()
         if self._terminal:
             out.write("\r\x1b[K")
-        if bad or not self._terminal:
+        if outcome.worst == "notServed":  # of a mesh with one version that is most of the catalogue
+            told = outcome.reason in self._unserved
+            line = "" if told else f"{outcome.worst:12} {outcome.reason}: counted, not listed"
+            self._unserved.add(outcome.reason)
+        if line and (bad or not self._terminal):
             out.write(line + "\n")
         if self._terminal:
             out.write(f"{done}/{self._total} {seconds:.0f} s: {counts}")

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import stat
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jsonschema
 import yaml
 
-from smi_conformance import SPEC_VERSION, __version__, catalog, tally
+from smi_conformance import SPEC_VERSION, __version__, catalog, tally, written
 from smi_conformance.catalog import pairs
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.statistics import ALPHA, SLACK
@@ -130,11 +134,29 @@ def write(report: Report, path: Path) -> None:
     """Write the report, as one page of HTML if the path says so."""
     from smi_conformance.page import page  # noqa: PLC0415 - the page needs this module
 
+    put(page(report) if path.suffix == ".html" else dump(report), path)
+
+
+def put(text: str, path: Path) -> None:
+    """Write a file whole or not at all; a link stays one, and into a device or a pipe it is written as it is.
+
+    What stdout is, be it a file, is written after what was printed: in its place, the rest would be printed nowhere.
+    """
+    if path.exists() and (stream := _stream(path)) is not None:
+        stream.write(text)
+        stream.flush()
+        return
+    if path.exists() and not path.is_file():
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = page(report) if path.suffix == ".html" else dump(report)
     fresh = path.with_name(f".{path.name}.fresh")
     try:
         fresh.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, fresh)
         fresh.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -142,10 +164,56 @@ def write(report: Report, path: Path) -> None:
         raise
 
 
+def _stream(path: Path) -> IO[str] | None:
+    """Return stdout or stderr if that is what a path leads to; a terminal or /dev/null is opened like any device."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            there, here = os.fstat(stream.fileno()), path.stat()
+            if os.path.samestat(there, here) and not stat.S_ISCHR(here.st_mode):
+                return stream
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a file that is written again takes the place of the old one; into a pipe it would go twice."""
+    return not path.exists() or (path.is_file() and _stream(path) is None)
+
+
+def clash(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+    """Return what is wrong with the places of outputs, so that it is told before a run: "": nothing.
+
+    Nothing may be written over what was read or written. Devices may be named several times.
+    """
+    seen = {str(Path(path).resolve()): name for name, path in inputs.items() if path}
+    for name, path in outputs.items():
+        if not path:
+            continue
+        if Path(path).is_dir():
+            return f"{name}: {path} is a folder"
+        if not is_whole(Path(path)):
+            continue
+        where = str(Path(path).resolve())
+        if where in seen:
+            return f"{name}: {path} is the file of {seen[where]}, too"
+        seen[where] = name
+    return ""
+
+
+def make_folders(outputs: Iterable[str]) -> list[str]:
+    """Make the folders in which outputs go and return those that were not there; OSError: one can't be had."""
+    made = []
+    for path in outputs:
+        folder = Path(path).resolve().parent
+        if path and not folder.is_dir():
+            folder.mkdir(parents=True)
+            made.append(str(folder))
+    return made
+
+
 def read(path: Path) -> Report:
     """Read a report; ValueError says what is wrong with it."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = written.read(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     found = problems(raw)

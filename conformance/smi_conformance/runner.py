@@ -134,7 +134,8 @@ class Run:
         self.selection: dict[str, list[str]] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.tell: Callable[[Outcome], None] = lambda _: None
-        self.broken = ""
+        self.say: Callable[[str], None] = lambda _: None
+        self.broken = self.told = ""
         self.left: tuple[str, ...] = ()
         self._selected: tuple[Instance, ...] = ()
         self._futures: dict[str, Future[Outcome]] = {}
@@ -226,7 +227,11 @@ class Run:
                     await self._play_all(pools, group, width)
         except HarnessError as error:
             self.broken = str(error)
+            self.told = self.broken
+            with contextlib.suppress(OSError):
+                self.say(f"the harness does not work: {error}")  # before the ending, which may take its time
         finally:
+            self._task = None  # from here on nothing is cancelled: who can't wait is told what is left
             if self._keep:
                 await asyncio.gather(*(pool.harness.leave() for pool in pools))
                 self.left = (*self._remains(), *sorted(self.kept))
@@ -339,7 +344,8 @@ class Run:
         finally:
             bad = bool(error or trial.notes.failures)
             if bad and self._keep:
-                self.kept += [f"{instance.id}: namespace {name}" for name in trial.namespaces()]
+                kept = "ledgers of namespace" if self.harness.name == "local" else "namespace"
+                self.kept += [f"{instance.id}: {kept} {name}" for name in trial.namespaces()]
             try:
                 await trial.close(bad=bad, keep=bad and self._keep)
             except Exception as trouble:  # noqa: BLE001 - a harness whose processes were killed must not end the run

@@ -79,6 +79,12 @@ def selection(profiles: Iterable[str], versions: Iterable[str], ids: Iterable[st
     return Selection(chosen, under, tuple(known_id(name) for name in ids))
 
 
+def with_version(name: str) -> tuple[str, str]:
+    """Split an instance as it is printed, TS-20[v1alpha4], into the id and its version; "": it has none."""
+    found = re.fullmatch(r"(.+?)\[(v1alpha\d)\]", name.strip())
+    return (found[1], found[2]) if found else (name, "")
+
+
 def known_id(name: str) -> str:
     """Return the id that is meant, written a little otherwise perhaps; SelectionError with what there is."""
     entries = catalog.entries()
@@ -87,6 +93,9 @@ def known_id(name: str) -> str:
         meant = f"{found[1]}-{found[2].translate(_DIGITS).zfill(2)}"
         if meant in entries:
             return meant
+    bare, version = with_version(name)
+    if version:
+        raise SelectionError(f"{name} is an id with a version: {bare}, and --versions {version}")
     prefix = found[1] if found else re.split(r"[^A-Z]", name.upper())[0]
     same = [one for one in entries if one.startswith(f"{prefix}-")]
     if same:

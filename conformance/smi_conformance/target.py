@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from smi_conformance import written
 from smi_conformance.catalog import FEATURES, GROUPS, PLAYABLE, PROFILES
 
 
@@ -136,7 +137,7 @@ class Target:
 def load(path: Path) -> Target:
     """Read a target file; TargetError says what is wrong with it."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = written.read(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TargetError(f"{path}: {error}") from error
     if not isinstance(raw, dict):

@@ -4,7 +4,9 @@ It speaks the driver's protocol and needs no proxy, so that the suite can be tri
 nothing of access or splits does. SMI_PLAIN makes it misbehave: `mute` never answers, `dies` ends in the middle,
 `silent` takes connections and never says a word, `closed` refuses every one; `deletes:FILE` writes down the kinds of
 what it is told to delete; `unwritten` gives no server a ledger; `clings` does not end when it is told to, only when
-nobody speaks to it any more.
+nobody speaks to it any more; `orphans` ends in the middle, and `leaves` at the end, without a process that has its
+stdout; `deaf` answers nothing after hello; `rubbish` writes lines that are no answers; `text` answers with ids that are
+text.
 """
 
 from __future__ import annotations
@@ -115,7 +117,9 @@ class Plain:
         return {}
 
     def address(self, request: Mapping[str, Any]) -> Raw:
-        if MODE == "dies":
+        if MODE in {"dies", "orphans"}:
+            if MODE == "orphans":
+                subprocess.Popen(["sleep", "600"])
             os._exit(7)
         if MODE == "closed":
             return {"addresses": [["127.0.0.1", 9]]}
@@ -152,13 +156,19 @@ def main() -> None:
         request = json.loads(line)
         if MODE == "mute" or (MODE == "clings" and request["op"] == "stop"):
             continue
-        if "op" not in request:
+        if MODE == "deaf" and request["op"] != "hello":
             continue
+        if MODE == "rubbish":
+            while True:
+                sys.stdout.write("y\n")
         answer = {} if request["op"] == "stop" else getattr(plain, request["op"])(request)
-        sys.stdout.write(json.dumps({"id": request["id"], **answer}) + "\n")
+        number = str(request["id"]) if MODE == "text" else request["id"]
+        sys.stdout.write(json.dumps({"id": number, **answer}) + "\n")
         sys.stdout.flush()
         if request["op"] == "stop":
             break
+    if MODE == "leaves":
+        subprocess.Popen(["sleep", "600"])
     plain.end()
 
 

@@ -159,7 +159,9 @@ def test_an_explanation_says_where_the_rule_can_be_read_and_nothing_that_one_mes
     text = explained("TS-20")
     entry = catalog.entries()["TS-20"]
     assert entry.checks[0].url in text
-    assert re.fullmatch(r"https://\S+/apis/traffic-split/v1alpha4/traffic-split.md#L\d+", entry.checks[0].url)
+    assert re.fullmatch(
+        r"https://\S+/apis/traffic-split/v1alpha4/traffic-split.md\?plain=1#L\d+(-L\d+)?", entry.checks[0].url
+    )
     assert entry.rows
     assert not any(re.search(rf"\b{row}\b", text) for row in entry.rows)
 

@@ -19,7 +19,7 @@ import pytest
 from smi_conformance.target import load
 
 FOLDER = Path(__file__).parents[1]
-PAGES = (FOLDER / "README.md", FOLDER / "docs" / "driver.md")
+PAGES = (FOLDER / "README.md", FOLDER / "docs" / "driver.md", FOLDER / "docs" / "cases.md")
 PROGRAMS = {"smi-conformance": ("-m", "smi_conformance"), "pytest": ("-m", "pytest")}
 BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 EXITS = re.compile(r"\s+# exits (\d+)$")
