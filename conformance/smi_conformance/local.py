@@ -25,6 +25,7 @@ from typing import Any
 
 from smi_conformance import echo
 from smi_conformance.answers import checked
+from smi_conformance.places import together
 from smi_conformance.protocol import ApiResult, App, Batch, Event, HarnessError, Pod, Receipt, Reply, Req
 from smi_conformance.render import Manifest
 from smi_conformance.target import Target
@@ -361,8 +362,8 @@ class LocalHarness:
 
     async def remove_namespace(self, name: str) -> None:
         """Remove a namespace with its workloads."""
-        for app in [app for app in self._apps.values() if app.namespace == name]:
-            await self.undeploy(app)
+        # All at once: a driver may wait with each until it has drained.
+        await together(*(self.undeploy(app) for app in list(self._apps.values()) if app.namespace == name))
         metadata = {"name": name}
         await self._ask("delete", objects=[{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
 

@@ -190,8 +190,7 @@ class Trial:
         try:
             if self._objects:
                 await self.harness.delete(list(reversed(self._objects.values())))
-            for app in self._extra:
-                await self.harness.undeploy(app)
+            await together(*(self.harness.undeploy(app) for app in self._extra))
             clean = not bad
         finally:
             for place in self._places:

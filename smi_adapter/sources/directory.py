@@ -59,6 +59,9 @@ class DirectorySource:
         self._stale = True
         self._blind = False
         self._listed = -math.inf
+        self._folder = self.path
+        self._watched: tuple[int, int] | None = None
+        self._turned = asyncio.Event()
         self._wake = asyncio.Event()
         self._hints: set[Path] = set()
         self._gone: dict[Path, float] = {}
@@ -135,22 +138,39 @@ class DirectorySource:
             await asyncio.gather(watcher, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Wake the source at every change below the path, whatever it is: what really changed is found by looking."""
-        stop, heard = asyncio.Event(), False
-        watched = self.path if self.path.is_dir() else self.path.parent
+        """Wake the source at every change below the path, whatever it is: what really changed is found by looking.
+
+        A folder that another one was put in place of, or a link to it that turned, is watched anew.
+        """
+        self._folder = self.path if self.path.is_dir() else self.path.parent
         try:
-            async for changes in awatch(watched, watch_filter=None, debounce=1, step=_STEP, stop_event=stop):
-                self._hints |= {Path(path) for _, path in changes}
-                if not heard:
-                    heard, self._listed = True, -math.inf
-                self._wake.set()
+            while True:
+                self._turned.clear()
+                self._watched = _identity(self._folder)
+                # Once the watch stands all is looked at: nobody tells of what happened before.
+                self._listed = -math.inf
+                asyncio.get_running_loop().call_soon(self._wake.set)
+                async for changes in awatch(
+                    self._folder, watch_filter=None, debounce=1, step=_STEP, stop_event=self._turned
+                ):
+                    self._hints |= {Path(path) for _, path in changes}
+                    self._wake.set()
+                if not self._turned.is_set():
+                    return
         except (OSError, WatchfilesRustInternalError) as error:
             _log.warning("changes of files are looked for %.0f times a second only: %s", 1 / BLIND, error)
             self._blind = True
-            await stop.wait()
+            await asyncio.Event().wait()
         finally:
-            stop.set()
+            self._turned.set()
             self._wake.set()
+
+    def _renew_watch(self) -> None:
+        """Let the watch begin anew if it is that of a folder which is no longer there."""
+        now = _identity(self._folder)
+        if self._watched is not None and now is not None and now != self._watched:
+            self._watched = None
+            self._turned.set()
 
     def _patience(self) -> float:
         """Return in how many seconds to look again if nothing wakes us before."""
@@ -168,6 +188,7 @@ class DirectorySource:
             present = (known.keys() - looked).union(found)
         else:
             self._listed = time.monotonic()
+            self._renew_watch()
             self._tree.set_closed(listing.closed, self.path)
             found = listing.paths
             present = {path for path in known if listing.hides(path)}.union(found)
@@ -255,6 +276,15 @@ class DirectorySource:
             else:
                 objects[ref] = raw
         return batch
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one of the same path; None: there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _difference(old: Mapping[Ref, RawObject], new: Mapping[Ref, RawObject]) -> dict[Ref, RawObject | None]:

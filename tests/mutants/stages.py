@@ -244,7 +244,10 @@ def _fails_first(take: Any) -> Any:
 
 
 updates_fail_first = (Patch(local.LocalMesh, "_take", _fails_first),)
-watch_not_renewed = (Patch(directory, "RESCAN", lambda _: 1e6),)
+watch_not_renewed = (
+    Patch(directory, "RESCAN", lambda _: 1e6),
+    Patch(directory.DirectorySource, "_renew_watch", lambda _: lambda _: None),
+)
 says_nothing = (Patch(local.LocalMesh, "findings", lambda _: lambda _: ()),)
 
 # ---------------------------------------------------------------------------------------------------------------- API

@@ -209,6 +209,36 @@ async def test_f38_without_a_watcher_changes_are_found_by_looking(
         assert weight((await reader.next())[SPLIT_REF]) == 2
 
 
+@pytest.mark.parametrize("linked", [False, True])
+async def test_another_folder_in_place_of_the_watched_one_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """A checkout that is put in place whole, or a link that turns, as git-sync and mounted ConfigMaps do it."""
+    monkeypatch.setattr(directory, "RESCAN", 0.2)
+    first, second, path = tmp_path / "first", tmp_path / "second", tmp_path / "path"
+    for folder, number in ((first, 1), (second, 2)):
+        folder.mkdir()
+        (folder / "a.yaml").write_text(SPLIT % number)
+    if linked:
+        path.symlink_to(first)
+    else:
+        first.rename(path)
+    async with reading(path) as reader:
+        assert weight((await reader.next())[SPLIT_REF]) == 1
+        if linked:
+            (tmp_path / "turned").symlink_to(second)
+            (tmp_path / "turned").replace(path)
+        else:
+            path.rename(tmp_path / "old")
+            second.rename(path)
+        assert weight((await reader.next())[SPLIT_REF]) == 2
+        await asyncio.sleep(0.5)
+        monkeypatch.setattr(directory, "RESCAN", 1000.0)
+        await asyncio.sleep(0.3)  # the look that was due by then is over: what comes now is told, or never found
+        (path / "a.yaml").write_text(SPLIT % 3)
+        assert weight((await reader.next())[SPLIT_REF]) == 3
+
+
 async def test_a_broken_file_is_said_in_an_empty_batch_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(SPLIT % 1)
