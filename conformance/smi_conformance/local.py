@@ -209,6 +209,7 @@ class Lines:
             ended = _kill(process)
         if said or ended:
             said = f"{said or f'{self._what} left processes behind'}; ended: {ended or process.pid}"
+            await _until(lambda: not _members(process.pid), _GRACE)  # being killed takes a moment
         await _ended(process, _GRACE)
         if self._reader is not None:
             await asyncio.gather(self._reader, return_exceptions=True)
