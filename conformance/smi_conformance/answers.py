@@ -48,6 +48,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[_Test, str]]] = {
         "environment": (lambda value: isinstance(value, dict), "a mapping"),
     },
     "apply": {"results": (_results, "a list with a code for each object")},
+    "patch": {"code": (lambda value: type(value) is int, "a number")},
     "get": {"object": (lambda value: value is None or isinstance(value, dict), "an object or null")},
     "deploy": {"pods": (_objects("name", "address"), "a list of name and address")},
     "address": {"addresses": (_addresses, "a list of [host, port]")},
@@ -65,7 +66,7 @@ def checked(op: str, answer: Mapping[str, Any], objects: int | None = None) -> N
         elif not fits(answer[name]):
             seen = f"{str(answer[name])[:100]!r} is not {words}"
             raise HarnessError(f"the driver's answer to {op} has a strange {name}: {seen}")
-    for result in answer.get("results", ()) if op == "apply" else ():
+    for result in {"apply": answer.get("results", ()), "patch": (answer,)}.get(op, ()):
         if result["code"] >= 500:
             raise HarnessError(f"the driver's API has trouble: {result['code']} {result.get('message', '')}".rstrip())
     if op == "apply" and objects is not None and len(answer["results"]) != objects:

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from watchfiles import awatch
+from watchfiles import Change, awatch
 from watchfiles._rust_notify import WatchfilesRustInternalError  # the package exports it from nowhere else
 
 from smi_adapter.decode import RawObject
@@ -154,6 +154,8 @@ class DirectorySource:
                     self._folder, watch_filter=None, debounce=1, step=_STEP, stop_event=self._turned
                 ):
                     self._hints |= {Path(path) for _, path in changes}
+                    if (Change.deleted, str(self._folder)) in changes:
+                        self._watched = None  # made again it may have the same inode
                     self._wake.set()
                 if not self._turned.is_set():
                     return
@@ -168,8 +170,9 @@ class DirectorySource:
     def _renew_watch(self) -> None:
         """Let the watch begin anew if it is that of a folder which is no longer there."""
         now = _identity(self._folder)
-        if self._watched is not None and now is not None and now != self._watched:
+        if now is None:
             self._watched = None
+        elif now != self._watched and not self._blind:
             self._turned.set()
 
     def _patience(self) -> float:

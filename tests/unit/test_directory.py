@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -209,29 +210,41 @@ async def test_f38_without_a_watcher_changes_are_found_by_looking(
         assert weight((await reader.next())[SPLIT_REF]) == 2
 
 
-@pytest.mark.parametrize("linked", [False, True])
+def _moved(path: Path) -> None:
+    path.rename(path.with_name("old"))
+    path.with_name("second").rename(path)
+
+
+def _turned(path: Path) -> None:
+    path.with_name("turned").symlink_to(path.with_name("second"))
+    path.with_name("turned").replace(path)
+
+
+def _made_again(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+    (path / "a.yaml").write_text(SPLIT % 2)
+
+
+@pytest.mark.parametrize("put", [_moved, _turned, _made_again])
 async def test_another_folder_in_place_of_the_watched_one_is_watched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Path], None]
 ) -> None:
     """A checkout that is put in place whole, or a link that turns, as git-sync and mounted ConfigMaps do it."""
     monkeypatch.setattr(directory, "RESCAN", 0.2)
-    first, second, path = tmp_path / "first", tmp_path / "second", tmp_path / "path"
-    for folder, number in ((first, 1), (second, 2)):
+    first, path = tmp_path / "first", tmp_path / "path"
+    for folder, number in ((first, 1), (tmp_path / "second", 2)):
         folder.mkdir()
         (folder / "a.yaml").write_text(SPLIT % number)
-    if linked:
+    if put is _turned:
         path.symlink_to(first)
     else:
         first.rename(path)
     async with reading(path) as reader:
         assert weight((await reader.next())[SPLIT_REF]) == 1
-        if linked:
-            (tmp_path / "turned").symlink_to(second)
-            (tmp_path / "turned").replace(path)
-        else:
-            path.rename(tmp_path / "old")
-            second.rename(path)
-        assert weight((await reader.next())[SPLIT_REF]) == 2
+        await asyncio.sleep(0.1)  # the watch stands
+        put(path)
+        await reader.until(SPLIT_REF, lambda raw: raw is not None and weight(raw) == 2)
         await asyncio.sleep(0.5)
         monkeypatch.setattr(directory, "RESCAN", 1000.0)
         await asyncio.sleep(0.3)  # the look that was due by then is over: what comes now is told, or never found
