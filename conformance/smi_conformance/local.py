@@ -60,6 +60,10 @@ class Lines:
         self._rubbish = b""
         self._worthless = 0
         self._unanswered: list[str] = []
+        self._silent = 0.0
+        """When the first of them was given up."""
+        self._asked: dict[int, tuple[float, float]] = {}
+        """When each that is waited for was asked, and until when it may be answered."""
         self.answers = False
         """Whether it answered anything, and the last request too: otherwise it would not answer `stop`."""
         self.gone = ""
@@ -151,19 +155,22 @@ class Lines:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         self._process.stdin.write(json.dumps({"id": number, **message}).encode() + b"\n")
-        if self._unanswered and "op" in message:
+        now = time.monotonic()
+        if self._unanswered and "op" in message and not self._busy(now):
             patience = min(patience, _ONCE_MORE)
+        self._asked[number] = now, now + patience
         try:
             async with asyncio.timeout(patience):
                 answer = await future
         except TimeoutError:
-            raise HarnessError(self._deaf(message, patience)) from None
+            raise HarnessError(self._deaf(message, patience, now)) from None
         except asyncio.CancelledError:
             if self._cancels:
                 self.tell({"cancel": number})
             raise
         finally:
             self._waiting.pop(number, None)
+            self._asked.pop(number, None)
         if "error" in answer:
             raise HarnessError(f"{self._what}: {answer['error']}")
         return answer
@@ -173,14 +180,20 @@ class Lines:
         if self._process is not None and self._process.stdin is not None and not self.gone:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
 
-    def _deaf(self, message: Mapping[str, Any], patience: float) -> str:
-        """Take down that a request was not answered. The second one in a row is the last: nobody is there."""
+    def _deaf(self, message: Mapping[str, Any], patience: float, asked: float) -> str:
+        """Take down that a request was not answered. One that was asked after that is the last: nobody is there."""
+        now = time.monotonic()
+        self._silent = self._silent if self._unanswered else now
         self._unanswered.append(f"{message.get('op', 'a batch')} in {patience:.0f} s")
         words = f"{self._what} did not answer {', nor '.join(self._unanswered)}{self._last()}"
         self.answers = False
-        if self._unanswered[1:] and "op" in message:
+        if asked > self._silent and "op" in message and not self._busy(now):
             self.gone = self.gone or words
         return words
+
+    def _busy(self, now: float) -> bool:
+        """Tell whether it may still be at something else that it was asked before, such as a slow `deploy`."""
+        return any(asked <= self._silent and until > now for asked, until in self._asked.values())
 
     @property
     def deaf(self) -> bool:

@@ -87,6 +87,27 @@ def test_a_driver_that_leaves_two_requests_without_an_answer_is_asked_no_more(
     assert took < 15
 
 
+def test_a_driver_that_deploys_one_thing_after_the_other_is_not_deaf() -> None:
+    """Answers come in order: while a deployment takes its time, what was asked beside it has none."""
+
+    async def story() -> None:
+        lines = Lines("the driver")
+        slow = """read line; sleep 1.5; echo '{"id": 1}'; while read line; do :; done"""
+        await lines.start(["sh", "-c", slow])
+        try:
+            deploy = asyncio.create_task(lines.ask({"op": "deploy"}, 30))
+            await asyncio.sleep(0)
+            for beside in range(2):  # the second one is asked when the first was given up
+                with pytest.raises(HarnessError, match="did not answer get"):
+                    await lines.ask({"op": "get", "beside": beside}, 0.3)
+            assert await deploy == {"id": 1}
+            assert (lines.gone, lines.deaf) == ("", False)
+        finally:
+            await lines.stop()
+
+    asyncio.run(story())
+
+
 def test_a_driver_that_dies_while_a_workload_holds_its_stdout_is_noticed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
