@@ -88,6 +88,8 @@ class Claims:
     profiles: tuple[str, ...] = PROFILES
     features: frozenset[str] = frozenset()
     versions: Pairs = frozenset()
+    both_modes: bool = True
+    """Access rules can be enforced in one namespace and not in another; not so where they are switched for the mesh."""
 
 
 @dataclass(frozen=True, slots=True)

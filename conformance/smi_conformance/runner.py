@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from smi_conformance import catalog
 from smi_conformance.catalog import GUARDED, Check, Claims, Entry, pairs
 from smi_conformance.model import versions_for
-from smi_conformance.places import Pool
+from smi_conformance.places import Pool, together
 from smi_conformance.protocol import Harness, HarnessError
 from smi_conformance.registry import cases
 from smi_conformance.render import UnsayableError
@@ -219,7 +219,7 @@ class Run:
         most = KEPT if len(self.harnesses) > 1 else KEPT * self.parallel
         pools = self._pools = [Pool(harness, run, keep=most) for harness in self.harnesses]
         try:
-            await asyncio.gather(*(harness.start() for harness in self.harnesses))
+            await together(*(harness.start() for harness in self.harnesses))
             for hook, batch in self._phases(selected):
                 if hook:
                     await self.harness.hook(hook)
@@ -247,7 +247,7 @@ class Run:
     def _phases(self, selected: Iterable[Instance]) -> list[tuple[str, list[Instance]]]:
         """Return what may run together: one mode of access control for the whole mesh, or one for each namespace."""
         selected = list(selected)
-        if self.target.permissive_by_namespace or not self.target.hooks.get("permissive"):
+        if self._claims.both_modes:
             return [("", selected)]
         table = cases()
         # Without a profile of access control there is none to be played: splits alone are tested then.
@@ -357,7 +357,8 @@ class Run:
 
     @property
     def _claims(self) -> Claims:
-        return Claims(self.profiles, self.target.features, pairs(self.target.claimed_versions))
+        both_modes = self.target.permissive_by_namespace or not self.target.hooks.get("permissive")
+        return Claims(self.profiles, self.target.features, pairs(self.target.claimed_versions), both_modes)
 
 
 def verdicts(checks: Sequence[Check], notes: Notes, claims: Claims) -> tuple[Verdict, ...]:

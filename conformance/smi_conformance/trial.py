@@ -375,10 +375,7 @@ class Trial:
         await self.allowed(*control, k=3, what=f"the control ({_say(*control)}) works")
         await self.alive(client, control)
         await self.closed(client, req, k=5)
-        replies = await self.not_received(client, req, control)
-        if any(reply.outcome == "dns" for reply in replies):
-            raise HarnessError(_unfound(client, req))
-        return replies
+        return await self.not_received(client, req, control)
 
     async def alive(self, client: App, control: tuple[App, Req]) -> None:
         """See, once in a place, that a client can reach somebody: one that can't would prove any denial of it.
@@ -389,21 +386,24 @@ class Trial:
         known = next((place.alive for place in self._places if place.namespace == client.namespace), set())
         if client.key in known or not client.meshed:
             return
-        reply = (await self.send(client, Req(control[1].service), Batch(n=1)))[0]
+        reply = (await self.send(client, _plain(control[1]), Batch(n=1)))[0]
         if not reply.ok and reply.status not in REFUSED:
             await self._let_in(client, control)
         known.add(client.key)
 
     async def _let_in(self, client: App, control: tuple[App, Req]) -> None:
         """Open a path of the control's server to a client, see it answered there, and close it."""
-        server = (await self.send(*control, Batch(n=1)))[0].backend
+        (reply,) = await self.send(*control, Batch(n=1))
+        if not reply.ok:
+            raise Failure(f"the control ({_say(*control)}) stopped working: {reply}")
+        server = reply.backend
         name, namespace = self.name(f"alive-{client.name}"), str(server.get("ns", ""))
         routes = Routes(name, namespace, (Match("alive", f"/{name}$", ("*",)),))
         source, destination = Subject(client.account, client.namespace), Subject(str(server.get("sa", "")))
         target = Target(name, namespace, destination, (source,), (Rule(name),))
         await self.apply(routes, target)
         try:
-            await self.allowed(client, Req(control[1].service, path=f"/{name}"), k=1)
+            await self.allowed(client, _plain(control[1], f"/{name}"), k=1)
         except Failure as failure:
             raise HarnessError(f"a client that can reach nobody proves no denial of it: {failure}") from None
         await self.delete(target, routes)
@@ -415,6 +415,8 @@ class Trial:
         interval = rules.denial_seconds / rules.denials
         batch = Batch(n=rules.denials, concurrency=4, interval=interval, timeout=timeout)
         replies = await self.send(client, req, batch)
+        if any(reply.outcome == "dns" for reply in replies):
+            raise HarnessError(_unfound(client, req))
         leaks = [reply for reply in replies if reply.ok]
         if leaks:
             raise Failure(f"{_say(client, req)}: {len(leaks)} of {len(replies)} were answered, by {leaks[0]}")
@@ -445,7 +447,7 @@ class Trial:
         if not all(reply.ok for reply in replies):
             await asyncio.sleep(0.05)  # for what is on its way while its client has been told already
         token = f"{self.serial}m{next(self._tokens)}"
-        marks = await together(*(self.harness.mark(app, f"{token}-{app.name}") for app in servers))
+        marks = await together(*(self.harness.mark(app, f"{token}-{app.namespace}-{app.name}") for app in servers))
         answered = {reply.token for reply in replies if reply.ok}
         await self._written_down(servers, answered, {mark for made in marks for mark in made})
         return [item for reply in replies for item in self._received.get(reply.token, ())]
@@ -517,6 +519,10 @@ class Trial:
         """Return the SPIFFE trust domain of the mesh."""
         return str(self.harness.environment.get("trustDomain", "cluster.local"))
 
+    def may_enforce(self, *groups: str) -> bool:
+        """Tell whether a case of splits may have a part in a place where access rules are enforced."""
+        return "ACCESS" in self.claims.profiles and self.claims.both_modes and self.serves(*groups)
+
     def serves(self, *groups: str) -> bool:
         """Tell whether groups are served in the versions that a part of this case writes, the first in the case's own.
 
@@ -542,6 +548,11 @@ def _key(manifest: Manifest) -> tuple[str, str, str]:
 
 def _seen(reply: Reply) -> str:
     return str(reply.status) if reply.status else reply.outcome
+
+
+def _plain(req: Req, path: str = "/") -> Req:
+    """Return the plainest request to the same server."""
+    return Req(req.service, pod=req.pod, path=path)
 
 
 def _unfound(client: App, req: Req) -> str:

@@ -33,9 +33,9 @@ def serving(there: Pairs) -> Recorder:
     return harness
 
 
-def written(item: Instance, there: Pairs, claims: Claims) -> Pairs:
+def written(item: Instance, there: Pairs, claims: Claims, harness: Recorder | None = None) -> Pairs:
     """Return the groups and versions of SMI's that a case writes where no others are served."""
-    harness = serving(there)
+    harness = harness or serving(there)
     trial = Narrator(harness, Pool(harness), QUICK, (item.version, versions_for(item.entry.group, item.version, there)))
     trial.begin()
     trial.claims, harness.narrator = claims, trial
@@ -56,6 +56,25 @@ def test_a_case_writes_no_group_that_the_catalogue_does_not_name_for_it(name: st
             there = use.pairs(item.version, frozenset())
             claims = Claims(catalog.PROFILES, frozenset(item.entry.features), there)
             assert written(item, there, claims) <= there, (item.id, use.groups)
+
+
+def test_where_access_rules_are_switched_for_the_mesh_no_case_of_the_other_phase_wants_them(target: Target) -> None:
+    hooks = {"permissive": ("true",), "enforce": ("true",)}
+    run = Run(replace(target, mesh={}, hooks=hooks), [serving(pairs(*GROUPS))], QUICK)
+    run.profiles = catalog.PROFILES
+    (name, open_), _ = run._phases(instances())
+    assert name == "permissive"
+    for item in open_:
+        harness = run.harness
+        assert isinstance(harness, Recorder)
+        wanted = []
+
+        async def namespace(name: str, *, enforced: bool, wanted: list[str] = wanted) -> None:
+            wanted += [name] if enforced else []
+
+        harness.namespace = namespace  # type: ignore[method-assign]
+        written(item, pairs(*GROUPS), replace(run._claims, features=frozenset(item.entry.features)), harness)
+        assert not wanted, item.id
 
 
 def run_on(target: Target, there: Pairs, *profiles: str) -> Run:

@@ -187,6 +187,24 @@ class Late(Mesh):
         return [item for wait, item in log if wait <= 0]
 
 
+def test_each_server_of_a_case_makes_a_mark_of_its_own() -> None:
+    """Two places of one layout: what the one has written down says nothing of the other."""
+    made: list[str] = []
+
+    class Marked(Mesh):
+        async def mark(self, app: App, token: str) -> set[str]:
+            made.append(token)
+            self._ledger.append(Receipt(app.name, "api-6c5b9f7d8c-x2x4k", token, 8080, "http"))
+            return {token}
+
+    async def twice(t: Trial, req: Req) -> None:
+        await t.place((SERVER, ALICE, BOB), enforced=True)
+        await t.received(await t.send(ALICE, req, Batch(n=1)))
+
+    play(Marked(only_alice), twice)
+    assert len(set(made)) == len(made) == 2
+
+
 WEB = App("web", ports=(Port(8080),))
 
 

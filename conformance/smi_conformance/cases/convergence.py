@@ -138,7 +138,7 @@ async def the_order_of_creation_does_not_matter(t: Trial) -> None:
     for number, order in enumerate(orders):
         req = Req(f"{s.ns}/{t.name(f'root{number}')}")
         await t.eventually(s.client, req, late, f"{', '.join(order)}, in this order, reach the pods", k=5)
-    if "ACCESS" in t.claims.profiles and t.serves("access", "specs"):
+    if t.may_enforce("access", "specs"):
         await _route_and_target(t)
 
 
@@ -194,7 +194,7 @@ async def an_invalid_object_holds_nothing_up(t: Trial) -> None:
         counts = await t.sample(s.client, s.to(), 100)
         kept = "last good weights" if accepted else "refused, last good weights"
         t.reading("invalidSplit", kept if set(counts) == {"v2"} else f"{dict(counts)}")
-    if "ACCESS" in t.claims.profiles and t.serves("split", "access", "specs"):
+    if t.may_enforce("split", "access", "specs"):
         await _target_edited_to_invalid(t)
 
 
