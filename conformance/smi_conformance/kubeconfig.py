@@ -1,7 +1,8 @@
-"""Where the API server is and who we are there: one context of a kubeconfig, read as kubectl reads it.
+"""Where the API server is and who we are there: one context of a kubeconfig, found as kubectl finds it.
 
 Certificates, tokens, files of tokens and exec plugins are understood, which covers kind, k3d, minikube and the clouds.
-Nothing that is read here is ever printed or written.
+What is not understood is an error: somebody who asked to act for another one must not act as himself. Nothing that is
+read here is ever printed or written.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ _FILES = {
     "user": ("client-certificate", "client-key", "tokenFile"),
 }
 """Fields with a path, which begins at the folder of the file in which it stands."""
+_UNKNOWN = {
+    "cluster": ("proxy-url", "tls-server-name"),
+    "user": ("as", "as-groups", "as-uid", "as-user-extra", "auth-provider", "password", "username"),
+}
+"""Fields that kubectl knows and we don't."""
 
 
 class Access:
@@ -122,6 +128,9 @@ def _named(config: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]
     for item in config[f"{kind}s"]:
         if item["name"] == name:
             found: Mapping[str, Any] = item[kind]
+            for field in _UNKNOWN.get(kind, ()):
+                if found.get(field):
+                    raise HarnessError(f"the kubeconfig's {kind} {name!r} has `{field}`, which the suite does not know")
             return found
     raise HarnessError(f"the kubeconfig has no {kind} {name!r}")
 

@@ -115,3 +115,11 @@ echo '{{"status": {{"token": "t'$(grep -c run {folder}/runs)'"{more}}}}}'
     program.chmod(0o700)
     how = {"apiVersion": "client.authentication.k8s.io/v1", "command": "./plugin"}
     return written(folder / "config", config("http://one", {"exec": how}, current="here"))
+
+
+@pytest.mark.parametrize(("kind", "field"), [("user", "as"), ("user", "password"), ("cluster", "proxy-url")])
+def test_a_field_that_is_not_understood_is_refused(tmp_path: Path, kind: str, field: str) -> None:
+    made = config("http://one", {"token": "t"}, current="here")
+    made[f"{kind}s"][0][kind][field] = "somebody"
+    with pytest.raises(HarnessError, match=f"{kind} .* has `{field}`"):
+        asyncio.run(access("", str(written(tmp_path / "config", made))))
