@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from conformance.tests.test_bad_input import TARGET, Place, place
-from smi_conformance import local
-from smi_conformance.local import Lines, LocalHarness
+from smi_conformance import lines, local
+from smi_conformance.lines import Lines
+from smi_conformance.local import LocalHarness
 from smi_conformance.protocol import App, HarnessError, Port
 from smi_conformance.target import load
 
@@ -24,7 +25,7 @@ Story = Callable[[LocalHarness], Coroutine[Any, Any, None]]
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
     monkeypatch.setattr(local, "HELLO", 3.0)
-    monkeypatch.setattr(local, "_ONCE_MORE", 0.5)
+    monkeypatch.setattr(lines, "_ONCE_MORE", 0.5)
     monkeypatch.setattr(local, "_STOP_DEAF", 0.5)
     monkeypatch.setattr("tempfile.tempdir", str(place.scratch))
     monkeypatch.setenv("TMPDIR", str(place.scratch))  # by which a place knows its processes
@@ -91,19 +92,19 @@ def test_a_driver_that_deploys_one_thing_after_the_other_is_not_deaf() -> None:
     """Answers come in order: while a deployment takes its time, what was asked beside it has none."""
 
     async def story() -> None:
-        lines = Lines("the driver")
+        driver = Lines("the driver")
         slow = """read line; sleep 1.5; echo '{"id": 1}'; while read line; do :; done"""
-        await lines.start(["sh", "-c", slow])
+        await driver.start(["sh", "-c", slow])
         try:
-            deploy = asyncio.create_task(lines.ask({"op": "deploy"}, 30))
+            deploy = asyncio.create_task(driver.ask({"op": "deploy"}, 30))
             await asyncio.sleep(0)
             for beside in range(2):  # the second one is asked when the first was given up
                 with pytest.raises(HarnessError, match="did not answer get"):
-                    await lines.ask({"op": "get", "beside": beside}, 0.3)
+                    await driver.ask({"op": "get", "beside": beside}, 0.3)
             assert await deploy == {"id": 1}
-            assert (lines.gone, lines.deaf) == ("", False)
+            assert (driver.gone, driver.deaf) == ("", False)
         finally:
-            await lines.stop()
+            await driver.stop()
 
     asyncio.run(story())
 
@@ -138,13 +139,13 @@ def test_a_driver_that_leaves_nothing_is_not_spoken_of(place: Place, monkeypatch
 def test_only_client_processes_are_told_what_is_cancelled(tmp_path: Path) -> None:
     """See what is written: the protocol of drivers has no such message."""
 
-    async def cancelled(lines: Lines, file: Path) -> str:
-        await lines.start(["sh", "-c", f"cat > {file}"])
-        asking = asyncio.create_task(lines.ask({"op": "get"}, 30))
+    async def cancelled(asked: Lines, file: Path) -> str:
+        await asked.start(["sh", "-c", f"cat > {file}"])
+        asking = asyncio.create_task(asked.ask({"op": "get"}, 30))
         await asyncio.sleep(0.1)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        await lines.stop()
+        await asked.stop()
         return file.read_text()
 
     assert "cancel" not in asyncio.run(cancelled(Lines("the driver"), tmp_path / "driver"))
@@ -153,11 +154,11 @@ def test_only_client_processes_are_told_what_is_cancelled(tmp_path: Path) -> Non
 
 def test_a_stdout_that_is_closed_is_told_though_the_driver_lives() -> None:
     async def story() -> None:
-        lines = Lines("the driver")
-        await lines.start(["sh", "-c", "exec >&-; sleep 600"])
+        driver = Lines("the driver")
+        await driver.start(["sh", "-c", "exec >&-; sleep 600"])
         with pytest.raises(HarnessError, match="the driver closed its stdout"):
-            await lines.ask({"op": "hello"}, 30)
-        assert "did not end in 0 s; ended: " in await lines.stop(0.2)
+            await driver.ask({"op": "hello"}, 30)
+        assert "did not end in 0 s; ended: " in await driver.stop(0.2)
 
     asyncio.run(story())
 
