@@ -277,6 +277,8 @@ async def a_service_that_is_no_plain_name(t: Trial) -> None:
         t.reading("host", "extra domain")
         t.notes.observed["the root itself"] = dict(await t.sample(s.client, s.to(), 50))
         await t.delete(split)
+        for req in (s.to(), s.to(host="shop.example.com")):  # or what comes next would see the end of this one
+            await t.eventually(s.client, req, lambda reply: reply.app != "v1", "the extra domain is gone", k=5)
     async with t.provisional("unknownHost"):
         split = Split(t.name("unknown"), s.ns, "other.example.com", ((s.names["v1"], 100),))
         accepted = (await t.try_apply(split))[0].accepted
