@@ -84,9 +84,9 @@ _WORDS = {
     "workloads and from each of them; then {fixed} of {fixed} are.{again}",
     " is allowed": "is allowed: within {deadline:g} s, {let_in} requests in a row, or as many as the line says, are "
     "answered by a workload; then {fixed} of {fixed} are.{again}",
-    " is denied, ": "denied: the control is answered, the client is one that reaches somebody, and {let_in} requests "
-    "in a row are not answered; then {denials} more over {seconds:g} s, of which none is answered and none is in the "
-    "ledger of any server; then the control is answered again.",
+    " is denied, ": "denied: the control is answered, the client (unless it is outside of the mesh) is one that "
+    "reaches somebody, and {let_in} requests in a row are not answered; then {denials} more over {seconds:g} s, of "
+    "which none is answered and none is in the ledger of any server; then the control is answered again.",
     " arrives nowhere ": "arrives nowhere: of these requests, over {seconds:g} s, none is answered, and none is in the "
     "ledger of any server. Nothing is sent or waited for before them, and the control is answered after them only.",
     " nobody else any": "these answer: only backends answer, {k} in a row; then one sample, half of it on new "
