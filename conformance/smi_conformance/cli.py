@@ -24,7 +24,6 @@ from smi_conformance.console import Console
 from smi_conformance.junit import junit
 from smi_conformance.page import page
 from smi_conformance.plugin import REPORT, RUN, deadline_of, ending, written
-from smi_conformance.registry import cases
 from smi_conformance.runner import Outcome, Run
 from smi_conformance.selection import Selection, SelectionError, known_id, selection, with_version
 from smi_conformance.target import Target, TargetError, load
@@ -323,13 +322,12 @@ def list_cases(profile: str, output: str) -> None:
     """List the catalogue."""
     if profile and profile not in PROFILES:
         raise click.UsageError(f"unknown profile {profile}; known: {', '.join(PROFILES)}")
-    known = cases()
     rows = [item for item in catalog.entries().values() if not profile or profile in item.profiles]
     if output == "json":
         click.echo(json.dumps([_data(item) for item in rows], indent=2))
         return
     for item in rows:
-        state = "later" if item.later else "" if item.id in known else "pending"
+        state = "later" if item.later else ""
         levels = "+".join(_level(item, check) for check in item.checks)
         profiles = item.profiles[0] + (f"+{len(item.profiles) - 1}" if item.profiles[1:] else "")
         click.echo(f"{item.id:7} {profiles:10} {catalog.span(item.versions):10} {levels:26} {state:8}{item.rule}")

@@ -43,7 +43,7 @@ class Recorder:
     """A harness without a mesh."""
 
     name = "local"
-    capabilities = CAPABILITIES - {"api"}
+    capabilities = CAPABILITIES  # all of a case is told, also what only some harnesses can do
     served: Mapping[str, tuple[str, ...]] = dict.fromkeys(catalog.GROUPS.values(), VERSIONS)
     environment: Mapping[str, Any] = {"harness": "local"}
 
@@ -161,7 +161,6 @@ async def record(name: str, version: str) -> Recording:
     """Play a case against nothing."""
     entry = catalog.entries()[name]
     harness = Recorder()
-    harness.capabilities = CAPABILITIES  # all of the case is told, also what only some harnesses can do
     trial = Narrator(harness, Pool(harness), Rules(), (version, versions_for(entry.group, version)))
     trial.claims = catalog.Claims(features=frozenset(catalog.FEATURES))
     trial.begin()
@@ -181,31 +180,34 @@ def explained(name: str, version: str = "") -> str:
     entry = catalog.entries()[name]
     lines = [f"{entry.id}  {', '.join(entry.profiles)}", "", entry.rule, ""]
     for check in entry.checks:
-        where = "the specification is silent" if check.document == "silent" else f"{check.document} {check.lines}"
-        only = entry.only(check)
-        lines.append(f"{check.level:12} {where}" + (f" ({only} only)" if only else ""))
+        where = "; ".join(words for words, _ in check.links) or "the specification is silent"
+        only = f" ({spanned} only)" if (spanned := entry.only(check)) else ""
+        lines.append(f"{check.level:12} {where}{only}{_with(check.feature)}")
         lines += [f"{'':12} {url}" for _, url in check.links]
         lines += [f"{'':12} [{key}: {value}]" for key, value in check.readings.items()]
     lines.append(f"{'versions':12} {', '.join(entry.versions)}")
-    if entry.feature:
-        lines.append(f"{'feature':12} {entry.feature}")
+    features = [entry.feature, f"one part of the case only{_with(entry.part)}" if entry.part else ""]
+    if any(features):
+        lines.append(f"{'feature':12} {'; '.join(filter(None, features))}")
     if entry.needs:
         lines.append(f"{'needs':12} {', '.join(entry.needs)}")
     if entry.later:
         return "\n".join([*lines, "", "This case comes with a later version of the suite."])
-    registered = cases().get(name)
-    if registered is None:
-        return "\n".join([*lines, "", "This case is not written yet."])
+    registered = cases()[name]
     version = version or entry.versions[-1]
     found = asyncio.run(record(name, version))
     lines += ["", f"Asserted ({registered.play.__module__.rpartition('.')[2]}.{registered.play.__name__}):"]
     if document := inspect.getdoc(registered.play):
-        lines.append(f"  {document}")
+        lines += [f"  {line}".rstrip() for line in document.splitlines()]
     lines += [f"  {step}" for step in found.steps]
     lines += [f"  (this is not all: {found.cut})"] if found.cut else []
     lines += ["", *found.words] if found.words else []
     lines += ["", f"Manifests under {version}, in the order in which they are written:", _shown(found.manifests)]
     return "\n".join(lines)
+
+
+def _with(feature: str) -> str:
+    return f" (with {feature})" if feature else ""
 
 
 def _shown(manifests: Sequence[Manifest]) -> str:

@@ -88,7 +88,8 @@ class Shop:
         """Wait until what was applied before has probably arrived, where nothing may show that it has: for readings.
 
         A second split, written afterwards, moves all its traffic from one workload to the other. Nobody promises that
-        objects take effect in the order in which they are written, so no verdict may hang on it.
+        objects take effect in the order in which they are written, so no verdict may hang on it: that needs a change of
+        the same object that shows, or what is said about it.
         """
         self.flips.append(len(self.flips))
         root, app = self.trial.name("mark"), ("v1", "v2")[len(self.flips) % 2]

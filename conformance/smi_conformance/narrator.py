@@ -76,14 +76,23 @@ FACTS: Mapping[str, str] = {
 _SEND = "send "
 SETTLED = "wait until that has had its time: what is written after it has taken effect"
 
+LET_IN = 5
+"""So many answers in a row are enough for `allowed`, unless told."""
+
 _WORDS = {
-    " reaches ": "reaches, is allowed: within {deadline:g} s, {k} answers in a row (fewer, as a beginning) are from "
-    "these workloads and from each of them; then {fixed} of {fixed} are.",
-    " denied, ": "denied: {denials} requests over {seconds:g} s; none is answered, and none is in the ledger of any "
-    "server. Before and after, the control is answered.",
+    " reaches ": "reaches: within {deadline:g} s, {k} answers in a row, or as many as the line says, are from these "
+    "workloads and from each of them; then {fixed} of {fixed} are.{again}",
+    " is allowed": "is allowed: within {deadline:g} s, {let_in} requests in a row, or as many as the line says, are "
+    "answered by a workload; then {fixed} of {fixed} are.{again}",
+    " is denied, ": "denied: the control is answered, the client (unless it is outside of the mesh) is one that "
+    "reaches somebody, and {let_in} requests in a row are not answered; then {denials} more over {seconds:g} s, of "
+    "which none is answered and none is in the ledger of any server; then the control is answered again.",
+    " arrives nowhere ": "arrives nowhere: of these requests, over {seconds:g} s, none is answered, and none is in the "
+    "ledger of any server. Nothing is sent or waited for before them, and the control is answered after them only.",
     " nobody else any": "these answer: only backends answer, {k} in a row; then one sample, half of it on new "
     "connections. The numbers are exact windows: who divides rightly is outside of them once in a million samples.",
 }
+_AGAIN = " If not, and fewer than {k} were enough before, {k} in a row and {fixed} more decide."
 
 
 @dataclass(slots=True)
@@ -160,9 +169,9 @@ class Narrator(Trial):
 
     # ------------------------------------------------------------------------------------------- places and objects
 
-    async def place(self, layout: Sequence[App], *, enforced: bool, **more: Any) -> Place:
+    async def place(self, layout: Sequence[App], *, enforced: bool) -> Place:
         """Say which workloads there are."""
-        found = await super().place(layout, enforced=enforced, **more)
+        found = await super().place(layout, enforced=enforced)
         if layout:
             rules = "access rules are enforced" if enforced else "access is open"
             self._tell(f"in {found.namespace}, where {rules}: {_workloads(layout, accounts=enforced)}")
@@ -267,18 +276,10 @@ class Narrator(Trial):
         ]
 
     async def eventually(  # noqa: PLR0913
-        self,
-        client: App,
-        req: Req,
-        good: Callable[[Reply], bool],
-        what: str,
-        *,
-        see: Collection[str] = (),
-        k: int = 0,
-        **more: Any,
+        self, client: App, req: Req, good: Callable[[Reply], bool], what: str, *, see: Collection[str] = (), k: int = 0
     ) -> list[Reply]:
         """Say what is waited for."""
-        del good, more
+        del good
         row = f" ({k} in a row)" if k > self.rules.k else ""
         seen = f", among them {' and '.join(sorted(see))}" if see else ""
         self._tell(f"wait until {what}: {self._say(client, req)}{seen}{row}")
@@ -289,43 +290,48 @@ class Narrator(Trial):
         self._known[client.key, req] = tuple(apps)
         return self._replies(client, req, k or self.rules.k, apps or ("?",))
 
-    async def reaches(self, client: App, req: Req, *apps: str, k: int = 0, **more: Any) -> None:
+    async def reaches(self, client: App, req: Req, *apps: str, k: int = 0) -> None:
         """Say who has to answer."""
-        del more
-        self._tell(f"{self._say(client, req)} reaches {' and '.join(apps)}")
+        row = f" ({k} in a row)" if k not in {0, self.rules.k} else ""
+        self._tell(f"{self._say(client, req)} reaches {' and '.join(apps)}{row}")
         self._waited(client, req, apps, k)
 
-    async def allowed(self, client: App, req: Req, *, k: int = 5, what: str = "", **more: Any) -> None:
+    async def allowed(self, client: App, req: Req, *, k: int = LET_IN, what: str = "") -> None:
         """Say who has to be let in."""
-        del what, more
-        self._tell(f"{self._say(client, req)} is allowed")
+        del what
+        row = f" ({k} in a row)" if k != LET_IN else ""
+        self._tell(f"{self._say(client, req)} is allowed{row}")
         self._waited(client, req, ("api",), k)
 
-    async def closed(self, client: App, req: Req, *, k: int = 0, what: str = "", **more: Any) -> None:
+    async def closed(self, client: App, req: Req, *, k: int = 0, what: str = "") -> None:
         """Say who is no longer let in."""
-        del more
         self._known.pop((client.key, req), None)
         self.notes.converged.append(0.0)
         few = k if 0 < k < self.rules.k else self.rules.k
         before = "to begin with, " if what == CLOSED else ""
         self._tell(f"{before}{self._say(client, req)} is not answered ({few} in a row)")
 
-    async def denied(self, client: App, req: Req, control: tuple[App, Req], **more: Any) -> list[Reply]:
+    async def denied(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
         """Say who is denied."""
-        return await self.not_received(client, req, control, **more)
-
-    async def not_received(self, client: App, req: Req, control: tuple[App, Req], **more: Any) -> list[Reply]:
-        """Say what must arrive nowhere."""
-        del more
-        self._known.pop((client.key, req), None)
         self._tell(f"{self._say(client, req)} is denied, while {self._say(*control)} works")
+        return self._unanswered(client, req)
+
+    async def not_received(self, client: App, req: Req, control: tuple[App, Req]) -> list[Reply]:
+        """Say what must arrive nowhere: unlike a denial, that needs no control before it."""
+        count = self.rules.denials
+        what = f"{self._say(client, req)} arrives nowhere ({count} requests)"
+        self._tell(f"{what}, then {self._say(*control)} is answered")
+        return self._unanswered(client, req)
+
+    def _unanswered(self, client: App, req: Req) -> list[Reply]:
+        self._known.pop((client.key, req), None)
         return self._replies(client, req, self.rules.denials)
 
     async def shares(
-        self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = "", **more: Any
+        self, client: App, req: Req, shares: Mapping[str, float], *, n: int = 0, note: str = ""
     ) -> dict[str, int]:
         """Say who has to answer how many."""
-        del note, more
+        del note
         rarest = min((share for share in shares.values() if 0 < share < SMALL), default=1.0)
         n = max(self.rules.size(n) if n else self.rules.samples, round(EXPECTED / rarest))
         rooms = windows(n, shares, ALPHA, SLACK)
@@ -338,15 +344,14 @@ class Narrator(Trial):
         self._waited(client, req, [name for name, share in shares.items() if share], 0)
         return {name: round(n * share) for name, share in shares.items()}
 
-    async def comes_near(self, client: App, req: Req, shares: Mapping[str, float], **more: Any) -> None:
+    async def comes_near(self, client: App, req: Req, shares: Mapping[str, float]) -> None:
         """Say that changed weights have to be seen before they are counted."""
-        del more
         said = ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items())
         self._tell(f"wait until these answer, nearly: {said}: {self._say(client, req)}")
 
-    async def alive(self, client: App, control: tuple[App, Req], **more: Any) -> None:
+    async def alive(self, client: App, control: tuple[App, Req]) -> None:
         """Say nothing: it belongs to every denial."""
-        del client, control, more
+        del client, control
 
     async def pause(self, seconds: float) -> None:
         """Go on at once."""
@@ -354,9 +359,8 @@ class Narrator(Trial):
             self._tell(f"wait {seconds:g} s")
 
     @contextlib.asynccontextmanager
-    async def load(self, client: App, req: Req, rate: int = 50, **more: Any) -> AsyncIterator[list[Reply]]:
+    async def load(self, client: App, req: Req, rate: int = 50) -> AsyncIterator[list[Reply]]:
         """Say that requests are sent all the while."""
-        del more
         self._tell(f"from here on {rate} requests a second, of which none may fail: {self._say(client, req)}")
         yield []
         self._tell("end these requests: none has failed")
@@ -392,10 +396,11 @@ class Narrator(Trial):
 
     def words(self) -> list[str]:
         """Return what the words mean that were used."""
-        rules, said = self.rules, "\n".join(map(str, self.steps)).replace(" is allowed", " reaches ")
-        numbers = {"k": rules.k, "deadline": rules.deadline, "fixed": rules.fixed}
+        rules, said = self.rules, "\n".join(map(str, self.steps))
+        numbers = {"k": rules.k, "deadline": rules.deadline, "fixed": rules.fixed, "let_in": LET_IN}
         numbers |= {"denials": rules.denials, "seconds": rules.denial_seconds}
-        return [meaning.format(**numbers) for word, meaning in _WORDS.items() if word in said]
+        again = _AGAIN.format(**numbers)
+        return [meaning.format(again=again, **numbers) for word, meaning in _WORDS.items() if word in said]
 
 
 def _times_said(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from smi_conformance import catalog
 from smi_conformance.explain import Recorder, Recording, explained, record
 from smi_conformance.model import versions_for
-from smi_conformance.narrator import FACTS, MANY, Narrator, Step, facts, folded
+from smi_conformance.narrator import FACTS, LET_IN, MANY, SETTLED, Narrator, Step, facts, folded
 from smi_conformance.places import Pool
 from smi_conformance.registry import Registered, cases
 from smi_conformance.runner import Instance, instances
@@ -41,6 +42,7 @@ def test_what_is_asserted_is_told_to_the_end_for_every_instance(instance: Instan
     assert [step for step in found.steps if any(word in step for word in VERDICTS)]
     assert len(found.steps) <= LONGEST
     assert not [step for step in found.steps if "or it fails with" in step], "a check without words of its own"
+    assert f"- {SETTLED}" not in found.steps, "a verdict hangs on the order in which objects take effect"
 
 
 def test_every_check_of_a_case_has_words_and_no_words_are_left_over() -> None:
@@ -53,6 +55,7 @@ def test_every_check_of_a_case_has_words_and_no_words_are_left_over() -> None:
         ("API-01", ("the API accepts TrafficSplit canary, TrafficSplit ab", "HTTPRouteGroup the-routes")),
         ("API-02", ("IdentityBinding ids (a dry run)",)),
         ("API-08", ("{service: root-1})", "these answer: api 300 (100 %), web none")),
+        ("API-09", ("apply TrafficSplit odd0-1 (root-1: v1-1 0, v2-1 1)", "v1, whose weight is 1.5, answers none")),
         ("TS-14", ("with Host root-1.cf-1.svc.cluster.local:8080 reaches v1",)),
         (
             "TS-20",
@@ -125,7 +128,58 @@ def test_a_check_without_words_is_told_as_it_is_written() -> None:
 
 def test_words_are_explained_that_are_used_and_no_others() -> None:
     assert [word.partition(":")[0] for word in told("TT-12").words] == ["denied"]
-    assert [word.partition(":")[0] for word in told("TS-02").words] == ["reaches, is allowed", "these answer"]
+    assert [word.partition(":")[0] for word in told("TS-02").words] == ["reaches", "these answer"]
+    assert [word.partition(":")[0] for word in told("CV-02").words] == ["is allowed", "arrives nowhere"]
+
+
+@pytest.mark.parametrize("name", ["TR-03", "TT-18", "TT-23", "HR-19", "CV-02"])
+def test_what_only_has_to_arrive_nowhere_is_not_told_as_a_denial(name: str) -> None:
+    """It has no control before it, waits for nothing, and sees of no client that it is alive."""
+    found = told(name)
+    lines = [step for step in found.steps if " arrives nowhere " in step]
+    assert lines
+    assert all("arrives nowhere (20 requests), then " in line and line.endswith(" is answered") for line in lines)
+    (meaning,) = [word for word in found.words if word.startswith("arrives nowhere:")]
+    assert "the control is answered after them only" in meaning
+
+
+def test_a_denial_is_told_with_its_controls_and_that_its_client_is_alive() -> None:
+    (meaning,) = told("TT-12").words
+    steps = ("the control is answered, ", "is one that reaches somebody, ", "the control is answered again")
+    assert [step for step in steps if step not in meaning] == []
+
+
+def test_how_many_answers_in_a_row_are_enough_is_told_where_it_is_not_the_usual_number() -> None:
+    usual = inspect.signature(Trial.allowed).parameters["k"].default
+    assert usual == LET_IN
+    assert "- GET / to root-1:8080 from client reaches base (5 in a row)" in told("TS-25").steps
+    assert "- GET / to root-1:8080 from client reaches v1" in told("CV-01").steps
+    assert "- GET / to api-1:8080 from alice is allowed (20 in a row)" in told("CV-02").steps
+    (reaches,) = told("CV-01").words
+    assert reaches.startswith("reaches: within 30 s, 20 answers in a row, or as many as the line says")
+    assert reaches.endswith("If not, and fewer than 20 were enough before, 20 in a row and 100 more decide.")
+
+
+def test_sources_are_told_one_by_one_and_a_level_or_part_with_its_feature() -> None:
+    assert "traffic-split/v1alpha4 L21-28; L114-116; traffic-access/v1alpha3 L39\n" in explained("API-08")
+    assert "extended     traffic-split/v1alpha1 L222 (with ApiConversion)\n" in explained("API-04")
+    assert "feature      ConsumerFlagger; one part of the case only (with ApiConversion)\n" in explained("CC-02")
+
+
+def test_where_one_grant_follows_another_the_first_is_seen_to_be_gone() -> None:
+    """TT-17: or what the next one opens could have been opened by the last."""
+    steps = told("TT-17").steps
+    after = [steps[number + 1] for number, step in enumerate(steps) if step.startswith("- delete TrafficTarget")]
+    assert after == ["- GET / to api-1:8080 from bob is not answered (5 in a row)"] * 4
+
+
+def test_a_target_that_loses_what_it_needs_was_seen_to_let_somebody_in() -> None:
+    """API-08: or one that never arrived would pass."""
+    steps = told("API-08").steps
+    for field in ("destination", "rules", "sources"):
+        at = next(number for number, step in enumerate(steps) if step.endswith(f"part-1 that names {field}"))
+        assert steps[at - 2].endswith("from cf-2/alice is allowed")
+        assert steps[at + 1].endswith("from cf-2/alice is not answered (20 in a row)")
 
 
 def test_many_manifests_that_are_alike_are_not_all_printed() -> None:

@@ -292,6 +292,7 @@ def test_a_case_of_which_a_part_could_not_be_played_has_not_passed() -> None:
 @pytest.mark.parametrize(("observed", "lacking"), [(False, {"api"}), (True, set())])
 def test_a_case_writes_down_what_the_harness_lacks(*, observed: bool, lacking: set[str]) -> None:
     harness = Recorder()
+    harness.capabilities -= {"api"}
     trial = Trial(harness, Pool(harness), QUICK, ("v1alpha4", versions_for("split", "v1alpha4")))
     assert trial.needs("events")
     assert not trial.needs("api", observed=observed)
