@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -212,6 +213,7 @@ def test_an_interruption_is_none_of_ours_however_early_it_comes(place: Place, af
     threading.Event().wait(after)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=30)
-    assert process.returncode in {130, -signal.SIGINT}, said  # the latter: before there was any Python of ours
-    assert "smi_conformance" not in said or "Traceback" not in said
+    # Until Python has come to us it ends in its own ways: by the signal, or with a traceback that is all its own.
+    assert process.returncode in {130, -signal.SIGINT} or "KeyboardInterrupt" in said, said
+    assert not re.search(r'File "[^"]*smi_conformance[^"]*\.py"', said), said
     assert place.left() == []
