@@ -188,7 +188,6 @@ class Identity:
         self.answer = {
             "ns": get("ECHO_NAMESPACE", ""),
             "app": get("ECHO_APP", ""),
-            "version": get("ECHO_VERSION", ""),
             "pod": get("ECHO_POD", ""),
             "sa": get("ECHO_ACCOUNT", ""),
         }

@@ -1,4 +1,4 @@
-"""What the mutants prove of the suite: every case that follows from a sentence of the specification can fail."""
+"""What the mutants prove of the suite: every case that can fail does, for a reason that is named."""
 
 from __future__ import annotations
 
